@@ -1,0 +1,268 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the files of the interface say.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::fmt::Write;
+use core::ops::Deref;
+
+use crate::bank::Bank;
+use crate::bank::Banks;
+use crate::bank::PcrSet;
+use crate::bank::Value;
+use crate::errno::Errno;
+use crate::values::PcrValues;
+
+/// The version of the interface.
+const VERSION: u32 = 1;
+
+/// Bytes that came from outside, made printable.
+///
+/// Whatever could end a word or a line, and the backslash, becomes a backslash and three octal
+/// digits, as in `/proc/mounts`.
+#[derive(Clone, Copy, Debug)]
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for &byte in self.0 {
+            if byte.is_ascii_graphic() && byte != b'\\' {
+                f.write_char(char::from(byte))?;
+            } else {
+                write!(f, "\\{byte:03o}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What was trimmed since boot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Records.
+    pub records: u64,
+    /// Violations among them.
+    pub violations: u64,
+    /// How many trims there were.
+    pub trims: u64,
+}
+
+/// Writes the text of `starting_pcrs`: the values of these PCRs in all banks, and the totals.
+///
+/// The lines are sorted by the name of the bank, then by the number of the PCR.
+pub fn starting_pcrs<S: Deref<Target = [Value]>>(
+    w: &mut dyn fmt::Write,
+    banks: &Banks,
+    values: &PcrValues<S>,
+    pcrs: PcrSet,
+    totals: &Totals,
+) -> fmt::Result {
+    let mut last = "";
+
+    while let Some((bank, info)) = next_by_name(banks, last) {
+        for pcr in pcrs.iter() {
+            let value = values.get(bank, pcr).ok_or(fmt::Error)?;
+            write!(w, "{}:{pcr}=", info.name)?;
+            for byte in value.iter().take(info.size) {
+                write!(w, "{byte:02x}")?;
+            }
+            w.write_char('\n')?;
+        }
+        last = info.name;
+    }
+    writeln!(w, "records={}", totals.records)?;
+    writeln!(w, "violations={}", totals.violations)?;
+    writeln!(w, "trims={}", totals.trims)
+}
+
+/// The bank whose name comes next after this one. Two banks never have the same.
+fn next_by_name<'a>(banks: &'a Banks, last: &str) -> Option<(usize, &'a Bank)> {
+    banks
+        .iter()
+        .filter(|(_, bank)| bank.name > last)
+        .min_by_key(|(_, bank)| bank.name)
+}
+
+/// Writes the text of `starting_pcrs` while the values are not known, because somebody else
+/// removed this many records.
+pub fn starting_pcrs_unknown(w: &mut dyn fmt::Write, foreign: u64) -> fmt::Result {
+    writeln!(w, "unknown records={foreign}")
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrimResult {
+    /// Records were trimmed.
+    Trimmed,
+    /// It matched the starting values, so there was nothing to trim.
+    Nothing,
+    /// It would have been carried out, but was only to be tried.
+    DryRun,
+    /// It was refused, and nothing was changed.
+    Refused(Errno),
+}
+
+impl TrimResult {
+    /// The name of the result.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::Nothing => "nothing",
+            Self::DryRun => "dry-run",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
+/// The outcome of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it.
+    pub result: TrimResult,
+    /// Records that were, or would be, trimmed.
+    pub records: u64,
+    /// Violations among them.
+    pub violations: u64,
+    /// The absolute number of the first violation among them.
+    pub first_violation: Option<u64>,
+    /// For how many nanoseconds the mutex was held, if it was taken.
+    pub hold_ns: Option<u64>,
+}
+
+/// Writes the outcome of a request, as read from `trim`.
+pub fn outcome(w: &mut dyn fmt::Write, outcome: &Outcome) -> fmt::Result {
+    writeln!(w, "result={}", outcome.result.as_str())?;
+    if let TrimResult::Refused(errno) = outcome.result {
+        writeln!(w, "errno={errno}")?;
+    }
+    writeln!(w, "records={}", outcome.records)?;
+    writeln!(w, "violations={}", outcome.violations)?;
+    if let Some(number) = outcome.first_violation {
+        writeln!(w, "first_violation={number}")?;
+    }
+    if let Some(hold_ns) = outcome.hold_ns {
+        writeln!(w, "hold_ns={hold_ns}")?;
+    }
+    Ok(())
+}
+
+/// How much is known of the starting PCR values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The replay from them reached the values of the TPM.
+    Verified,
+    /// It did not, or the TPM could not be read.
+    Unverified,
+    /// Somebody else removed records.
+    Unknown,
+}
+
+impl Base {
+    /// The name of the state.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verified => "verified",
+            Self::Unverified => "unverified",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// The state of the module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// How much is known of the starting PCR values.
+    pub base: Base,
+    /// Records in the list now.
+    pub records: u64,
+    /// Records trimmed.
+    pub records_trimmed: u64,
+    /// Violations among them.
+    pub violations_trimmed: u64,
+    /// How many trims there were.
+    pub trims: u64,
+    /// Records that somebody else removed.
+    pub foreign_records: u64,
+    /// For how many nanoseconds the last trim held the mutex.
+    pub hold_ns_last: u64,
+    /// For how many nanoseconds any trim did, at most.
+    pub hold_ns_max: u64,
+    /// Bytes of memory given back.
+    pub bytes_freed: u64,
+}
+
+/// Writes the text of `status`.
+pub fn status<'a>(
+    w: &mut dyn fmt::Write,
+    banks: &Banks,
+    unreplayable: impl Iterator<Item = &'a str>,
+    status: &Status,
+) -> fmt::Result {
+    writeln!(w, "version={VERSION}")?;
+    w.write_str("banks=")?;
+    names(w, "", banks.iter().map(|(_, bank)| bank.name))?;
+    w.write_char('\n')?;
+    if names(w, "banks_unreplayable=", unreplayable)? {
+        w.write_char('\n')?;
+    }
+    writeln!(w, "base={}", status.base.as_str())?;
+    writeln!(w, "records={}", status.records)?;
+    writeln!(w, "records_trimmed={}", status.records_trimmed)?;
+    writeln!(w, "violations_trimmed={}", status.violations_trimmed)?;
+    writeln!(w, "trims={}", status.trims)?;
+    writeln!(w, "foreign_records={}", status.foreign_records)?;
+    writeln!(w, "hold_ns_last={}", status.hold_ns_last)?;
+    writeln!(w, "hold_ns_max={}", status.hold_ns_max)?;
+    writeln!(w, "bytes_freed={}", status.bytes_freed)
+}
+
+/// Writes names with `key` before the first and commas between. Says whether there were any.
+fn names<'a>(
+    w: &mut dyn fmt::Write,
+    key: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<bool, fmt::Error> {
+    let mut before = key;
+    let mut any = false;
+
+    for name in names {
+        write!(w, "{before}{name}")?;
+        before = ",";
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Writes one line of `violations`: a violation record that was trimmed.
+pub fn violation(
+    w: &mut dyn fmt::Write,
+    number: u64,
+    pcr: i32,
+    template: &[u8],
+    name: &[u8],
+) -> fmt::Result {
+    write!(w, "{number} {pcr} ")?;
+    word(w, template)?;
+    w.write_char(' ')?;
+    word(w, name)?;
+    w.write_char('\n')
+}
+
+/// Writes bytes as one word, which is never empty.
+fn word(w: &mut dyn fmt::Write, bytes: &[u8]) -> fmt::Result {
+    if bytes.is_empty() {
+        w.write_char('-')
+    } else {
+        write!(w, "{}", Escaped(bytes))
+    }
+}
+
+/// Writes the last line of `violations`, if records had to be dropped from it.
+pub fn violations_dropped(w: &mut dyn fmt::Write, dropped: u64) -> fmt::Result {
+    if dropped == 0 {
+        return Ok(());
+    }
+    writeln!(w, "dropped={dropped}")
+}

@@ -1,0 +1,342 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The grammar of a trim request.
+
+#![forbid(unsafe_code)]
+
+use core::fmt;
+use core::ops::DerefMut;
+
+use crate::bank::Banks;
+use crate::bank::Pcr;
+use crate::bank::Value;
+use crate::bank::MAX_DIGEST;
+use crate::bank::PCRS;
+use crate::errno::Errno;
+use crate::replay::Target;
+use crate::replay::TargetError;
+use crate::report::Escaped;
+use crate::values::PcrValues;
+
+/// Bytes of the longest request.
+pub const MAX_REQUEST: usize = 16384;
+
+/// Bytes of a token that a message shows.
+const SHOWN: usize = 64;
+
+/// What becomes of the memory of trimmed records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reclaim {
+    /// Template data is freed, the rest stays for IMA's lookup of duplicates.
+    Keep,
+    /// The record is swapped for the smallest one that the lookup of duplicates needs.
+    Compact,
+    /// Everything is freed, and a file may be measured again.
+    Flush,
+}
+
+impl Reclaim {
+    /// The mode of this name.
+    pub fn parse(name: &[u8]) -> Option<Self> {
+        [Self::Keep, Self::Compact, Self::Flush]
+            .into_iter()
+            .find(|mode| mode.as_str().as_bytes() == name)
+    }
+
+    /// The name of the mode.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Compact => "compact",
+            Self::Flush => "flush",
+        }
+    }
+}
+
+/// A request to trim.
+#[derive(Clone, Debug)]
+pub struct Request<T> {
+    /// The PCR values to trim to. At least one is given.
+    pub target: Target<T>,
+    /// How many violations the trimmed records are said to have.
+    pub violations: u64,
+    /// Whether everything is checked and nothing changed.
+    pub dry_run: bool,
+    /// What becomes of the memory, if the request says so.
+    pub reclaim: Option<Reclaim>,
+}
+
+/// Why a request is refused: the first thing wrong with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestError<'t> {
+    /// The text is too long to be looked at.
+    TooLong {
+        /// Its bytes.
+        len: usize,
+    },
+    /// No PCR value is given.
+    Empty,
+    /// A token of no known form.
+    Unknown {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// A token was given before, or has a PCR and bank that were.
+    Duplicate {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// A second mode that is not the first.
+    SecondMode {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// The count of violations is not a plain decimal number of 64 bits.
+    Count {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// No hash algorithm has the name that stands where a bank's should.
+    Algorithm {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// The bank is not one that is replayed.
+    Bank {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// The PCR is not a plain decimal number from 0 to 23.
+    Pcr {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// The value is empty, or not hexadecimal throughout.
+    Hex {
+        /// The token.
+        token: &'t [u8],
+    },
+    /// The value has not as many digits as the bank's digests.
+    Length {
+        /// The token.
+        token: &'t [u8],
+        /// The number of digits that there should be.
+        expected: usize,
+        /// The number of digits that there are.
+        given: usize,
+    },
+}
+
+impl RequestError<'_> {
+    /// The error that the writer gets.
+    pub fn errno(&self) -> Errno {
+        match self {
+            Self::TooLong { .. } => Errno::TooBig,
+            Self::Bank { .. } => Errno::OpNotSupp,
+            Self::Empty
+            | Self::Unknown { .. }
+            | Self::Duplicate { .. }
+            | Self::SecondMode { .. }
+            | Self::Count { .. }
+            | Self::Algorithm { .. }
+            | Self::Pcr { .. }
+            | Self::Hex { .. }
+            | Self::Length { .. } => Errno::Inval,
+        }
+    }
+
+    /// The token that is wrong, if it is a token.
+    fn token(&self) -> Option<&[u8]> {
+        match *self {
+            Self::TooLong { .. } | Self::Empty => None,
+            Self::Unknown { token }
+            | Self::Duplicate { token }
+            | Self::SecondMode { token }
+            | Self::Count { token }
+            | Self::Algorithm { token }
+            | Self::Bank { token }
+            | Self::Pcr { token }
+            | Self::Hex { token }
+            | Self::Length { token, .. } => Some(token),
+        }
+    }
+}
+
+impl fmt::Display for RequestError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(token) = self.token() {
+            let (shown, more) = match token.get(..SHOWN) {
+                Some(shown) if shown.len() < token.len() => (shown, "..."),
+                _ => (token, ""),
+            };
+            write!(f, "token \"{}{more}\": ", Escaped(shown))?;
+        }
+        match self {
+            Self::TooLong { len } => write!(
+                f,
+                "request of {len} bytes is longer than {MAX_REQUEST}: give fewer PCR values"
+            ),
+            Self::Empty => {
+                f.write_str("request gives no PCR value: give at least one <bank>:<pcr>=<hex>")
+            }
+            Self::Unknown { .. } => f.write_str(
+                "not known: expected <bank>:<pcr>=<hex>, violations=<n>, dry-run, keep, compact \
+                 or flush, separated by blanks, tabs or newlines",
+            ),
+            Self::Duplicate { .. } => f.write_str("given more than once: give it once"),
+            Self::SecondMode { .. } => {
+                f.write_str("a second mode: give one of keep, compact and flush")
+            }
+            Self::Count { .. } => f.write_str(
+                "not a count: give a decimal number of 64 bits without sign or leading zeros",
+            ),
+            Self::Algorithm { .. } => f.write_str(
+                "no hash algorithm has this name: use the banks that the status file lists",
+            ),
+            Self::Bank { .. } => f.write_str(
+                "the TPM has not allocated this bank, or it cannot be replayed: use the banks \
+                 that the status file lists",
+            ),
+            Self::Pcr { .. } => {
+                write!(
+                    f,
+                    "no such PCR: give a decimal number below {PCRS}, as in sha256:10="
+                )
+            }
+            Self::Hex { .. } => f.write_str("value is not hexadecimal: give digits 0-9 and a-f"),
+            Self::Length {
+                expected, given, ..
+            } => write!(
+                f,
+                "value has {given} hexadecimal digits: digests of this bank have {expected}"
+            ),
+        }
+    }
+}
+
+/// Reads a request.
+///
+/// `known` says whether the kernel knows a hash algorithm of a name at all: a bank of that name is
+/// then merely not there. The values of the request are kept in `values`, whatever these hold now.
+pub fn parse<'t, T: DerefMut<Target = [Value]>>(
+    text: &'t [u8],
+    banks: &Banks,
+    known: impl Fn(&[u8]) -> bool,
+    values: PcrValues<T>,
+) -> Result<Request<T>, RequestError<'t>> {
+    if text.len() > MAX_REQUEST {
+        return Err(RequestError::TooLong { len: text.len() });
+    }
+
+    let mut target = Target::new(values);
+    let mut violations = None;
+    let mut dry_run = false;
+    let mut reclaim = None;
+
+    for token in tokens(text) {
+        if token == b"dry-run" {
+            if dry_run {
+                return Err(RequestError::Duplicate { token });
+            }
+            dry_run = true;
+        } else if let Some(mode) = Reclaim::parse(token) {
+            match reclaim.replace(mode) {
+                None => {}
+                Some(before) if before == mode => return Err(RequestError::Duplicate { token }),
+                Some(_) => return Err(RequestError::SecondMode { token }),
+            }
+        } else if let Some(count) = token.strip_prefix(b"violations=") {
+            let count = decimal(count).ok_or(RequestError::Count { token })?;
+            if violations.replace(count).is_some() {
+                return Err(RequestError::Duplicate { token });
+            }
+        } else {
+            let (bank, pcr, value) = pcr_value(token, banks, &known)?;
+            target.set(bank, pcr, &value).map_err(|error| match error {
+                TargetError::Bank => RequestError::Bank { token },
+                TargetError::Duplicate => RequestError::Duplicate { token },
+            })?;
+        }
+    }
+    if target.is_empty() {
+        return Err(RequestError::Empty);
+    }
+    Ok(Request {
+        target,
+        violations: violations.unwrap_or(0),
+        dry_run,
+        reclaim,
+    })
+}
+
+/// The tokens of a text.
+fn tokens(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    text.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'))
+        .filter(|token| !token.is_empty())
+}
+
+/// Reads a PCR token: `<bank>:<pcr>=<hex>`.
+///
+/// What is malformed whatever the bank is found first, so that it is never blamed on the TPM.
+fn pcr_value<'t>(
+    token: &'t [u8],
+    banks: &Banks,
+    known: impl Fn(&[u8]) -> bool,
+) -> Result<(usize, Pcr, Value), RequestError<'t>> {
+    let unknown = RequestError::Unknown { token };
+    let (name, rest) = split_at_byte(token, b':').ok_or(unknown)?;
+    let (pcr, hex) = split_at_byte(rest, b'=').ok_or(unknown)?;
+
+    let bank = banks.find(name);
+    if bank.is_none() && !known(name) {
+        return Err(RequestError::Algorithm { token });
+    }
+    let pcr = decimal(pcr)
+        .and_then(|number| Pcr::new(u32::try_from(number).ok()?))
+        .ok_or(RequestError::Pcr { token })?;
+    if hex.is_empty() || !hex.iter().all(u8::is_ascii_hexdigit) {
+        return Err(RequestError::Hex { token });
+    }
+    let bank = bank.ok_or(RequestError::Bank { token })?;
+    let size = banks.get(bank).map_or(0, |info| info.size);
+    let value = value(hex, size).ok_or(RequestError::Length {
+        token,
+        expected: size.saturating_mul(2),
+        given: hex.len(),
+    })?;
+    Ok((bank, pcr, value))
+}
+
+/// What stands before and after the first such byte.
+fn split_at_byte(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let mut parts = text.splitn(2, |&byte| byte == separator);
+    Some((parts.next()?, parts.next()?))
+}
+
+/// Reads a decimal number that has no sign and no leading zeros and fits 64 bits.
+fn decimal(text: &[u8]) -> Option<u64> {
+    match text {
+        [] | [b'0', _, ..] => None,
+        digits => digits.iter().try_fold(0u64, |number, &byte| {
+            let digit = char::from(byte).to_digit(10)?;
+            number.checked_mul(10)?.checked_add(u64::from(digit))
+        }),
+    }
+}
+
+/// Reads a value of `size` bytes from exactly as many hexadecimal digits as it takes.
+fn value(hex: &[u8], size: usize) -> Option<Value> {
+    let mut value = [0; MAX_DIGEST];
+    let mut pairs = hex.chunks_exact(2);
+
+    if hex.len() != size.checked_mul(2)? {
+        return None;
+    }
+    for (byte, pair) in value.iter_mut().zip(&mut pairs) {
+        *byte = pair.iter().try_fold(0u8, |byte, &digit| {
+            let digit = char::from(digit).to_digit(16)?;
+            byte.checked_mul(16)?.checked_add(u8::try_from(digit).ok()?)
+        })?;
+    }
+    Some(value)
+}

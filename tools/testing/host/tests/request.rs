@@ -1,0 +1,554 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The grammar of a trim request: what is accepted, and the error that everything else earns.
+
+use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
+use ima_trim_host::errno::Errno;
+use ima_trim_host::request::{parse, Reclaim, Request, RequestError, MAX_REQUEST};
+use ima_trim_host::values::PcrValues;
+
+type Values = PcrValues<Vec<Value>>;
+
+/// A TPM with two banks. The kernel knows more algorithms than these.
+fn banks() -> Banks {
+    let mut banks = Banks::new();
+    for (position, (name, size)) in [("sha1", 20), ("sha256", 32)].into_iter().enumerate() {
+        banks
+            .push(Bank {
+                name,
+                size,
+                position,
+            })
+            .unwrap();
+    }
+    banks
+}
+
+fn known(name: &[u8]) -> bool {
+    [&b"sha1"[..], b"sha256", b"sha512", b"sm3"].contains(&name)
+}
+
+fn read(text: &[u8]) -> Result<Request<Vec<Value>>, RequestError<'_>> {
+    let banks = banks();
+    // What is in the memory must not matter.
+    let values = PcrValues::new(vec![[0x5a; 64]; Values::cells(&banks)], &banks).unwrap();
+    parse(text, &banks, known, values)
+}
+
+/// Replaces `{n}` by n hexadecimal digits.
+fn expand(text: &str) -> String {
+    let mut parts = text.split('{');
+    let mut expanded = parts.next().unwrap().to_string();
+    for part in parts {
+        let (digits, rest) = part.split_once('}').unwrap();
+        expanded.extend(
+            "0123456789abcdef"
+                .chars()
+                .cycle()
+                .take(digits.parse().unwrap()),
+        );
+        expanded.push_str(rest);
+    }
+    expanded
+}
+
+/// The value that `{40}` or `{64}` gives.
+fn value(size: usize) -> Value {
+    let mut value = [0; 64];
+    for (i, byte) in value.iter_mut().take(size).enumerate() {
+        *byte = [0x01, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef][i % 8];
+    }
+    value
+}
+
+/// The kind of an error and the token it blames.
+fn blame<'t>(error: &RequestError<'t>) -> (&'static str, &'t [u8]) {
+    match *error {
+        RequestError::TooLong { .. } => ("too long", b""),
+        RequestError::Empty => ("empty", b""),
+        RequestError::Unknown { token } => ("unknown", token),
+        RequestError::Duplicate { token } => ("duplicate", token),
+        RequestError::SecondMode { token } => ("second mode", token),
+        RequestError::Count { token } => ("count", token),
+        RequestError::Algorithm { token } => ("algorithm", token),
+        RequestError::Bank { token } => ("bank", token),
+        RequestError::Pcr { token } => ("pcr", token),
+        RequestError::Hex { token } => ("hex", token),
+        RequestError::Length { token, .. } => ("length", token),
+    }
+}
+
+#[test]
+fn accepted() {
+    const NONE: Option<Reclaim> = None;
+    // Text; the PCR values it gives as (bank, PCR); violations, dry run, mode.
+    type Case = (
+        &'static str,
+        &'static [(usize, usize)],
+        u64,
+        bool,
+        Option<Reclaim>,
+    );
+    let cases: &[Case] = &[
+        ("sha256:10={64}", &[(1, 10)], 0, false, NONE),
+        ("sha256:10={64}\n", &[(1, 10)], 0, false, NONE),
+        ("sha1:10={40}", &[(0, 10)], 0, false, NONE),
+        ("sha1:0={40}", &[(0, 0)], 0, false, NONE),
+        ("sha1:9={40}", &[(0, 9)], 0, false, NONE),
+        ("sha1:23={40}", &[(0, 23)], 0, false, NONE),
+        (
+            "sha256:10={64} sha1:10={40}",
+            &[(0, 10), (1, 10)],
+            0,
+            false,
+            NONE,
+        ),
+        (
+            "sha1:11={40} sha1:1={40} sha256:1={64}",
+            &[(0, 1), (0, 11), (1, 1)],
+            0,
+            false,
+            NONE,
+        ),
+        // Any of the three separators, any number of them, anywhere.
+        (
+            "\n\n \t sha1:10={40}\t\tdry-run \n\n",
+            &[(0, 10)],
+            0,
+            true,
+            NONE,
+        ),
+        ("violations=3\tsha1:10={40}\n", &[(0, 10)], 3, false, NONE),
+        ("sha1:10={40} violations=0", &[(0, 10)], 0, false, NONE),
+        ("sha1:10={40} violations=10", &[(0, 10)], 10, false, NONE),
+        (
+            "sha1:10={40} violations=18446744073709551615",
+            &[(0, 10)],
+            u64::MAX,
+            false,
+            NONE,
+        ),
+        (
+            "keep sha1:10={40}",
+            &[(0, 10)],
+            0,
+            false,
+            Some(Reclaim::Keep),
+        ),
+        (
+            "sha1:10={40} compact",
+            &[(0, 10)],
+            0,
+            false,
+            Some(Reclaim::Compact),
+        ),
+        (
+            "flush\nviolations=1\ndry-run\nsha1:10={40}\n",
+            &[(0, 10)],
+            1,
+            true,
+            Some(Reclaim::Flush),
+        ),
+    ];
+    for &(text, given, violations, dry_run, reclaim) in cases {
+        let text = expand(text);
+        let request = read(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+        let values: Vec<_> = request
+            .target
+            .iter()
+            .map(|(bank, pcr, value)| (bank, pcr.index(), *value))
+            .collect();
+        let expected: Vec<_> = given
+            .iter()
+            .map(|&(bank, pcr)| (bank, pcr, value([20, 32][bank])))
+            .collect();
+        assert_eq!(values, expected, "{text:?}");
+        assert_eq!(request.violations, violations, "{text:?}");
+        assert_eq!(request.dry_run, dry_run, "{text:?}");
+        assert_eq!(request.reclaim, reclaim, "{text:?}");
+    }
+}
+
+#[test]
+fn refused() {
+    use Errno::{Inval, OpNotSupp};
+    // Text, error, kind of error, the token that is blamed.
+    let cases: &[(&str, Errno, &str, &str)] = &[
+        // Nothing to trim to.
+        ("", Inval, "empty", ""),
+        ("\n", Inval, "empty", ""),
+        (" \t\n ", Inval, "empty", ""),
+        ("dry-run", Inval, "empty", ""),
+        ("violations=1 keep dry-run", Inval, "empty", ""),
+        // Tokens of no known form.
+        ("1000", Inval, "unknown", "1000"),
+        ("sha1:10={40} D", Inval, "unknown", "D"),
+        ("sha1:10={40} dryrun", Inval, "unknown", "dryrun"),
+        ("sha1:10={40} dry-run=1", Inval, "unknown", "dry-run=1"),
+        ("sha1:10={40} DRY-RUN", Inval, "unknown", "DRY-RUN"),
+        ("sha1:10={40} Keep", Inval, "unknown", "Keep"),
+        ("sha1:10={40} keep,", Inval, "unknown", "keep,"),
+        ("sha1:10={40} fl", Inval, "unknown", "fl"),
+        ("sha1:10={40} violations", Inval, "unknown", "violations"),
+        (
+            "sha1:10={40} Violations=1",
+            Inval,
+            "unknown",
+            "Violations=1",
+        ),
+        ("sha1:10={40} records=1", Inval, "unknown", "records=1"),
+        ("sha1={40}", Inval, "unknown", "sha1={40}"),
+        ("sha1:10", Inval, "unknown", "sha1:10"),
+        ("sha1:10:{40}", Inval, "unknown", "sha1:10:{40}"),
+        (":", Inval, "unknown", ":"),
+        ("=", Inval, "unknown", "="),
+        ("sha1 :10={40}", Inval, "unknown", "sha1"),
+        // Other white space, and NUL, are parts of a token.
+        ("sha1:10={40}\r\n", Inval, "hex", "sha1:10={40}\r"),
+        ("sha1:10={40}\0", Inval, "hex", "sha1:10={40}\0"),
+        ("\0", Inval, "unknown", "\0"),
+        ("\0sha1:10={40}", Inval, "algorithm", "\0sha1:10={40}"),
+        (
+            "sha1:10={40}\x0bdry-run",
+            Inval,
+            "hex",
+            "sha1:10={40}\x0bdry-run",
+        ),
+        ("sha1:10={40}\x0c", Inval, "hex", "sha1:10={40}\x0c"),
+        ("sha1:10={40},dry-run", Inval, "hex", "sha1:10={40},dry-run"),
+        (
+            "\u{a0}sha1:10={40}",
+            Inval,
+            "algorithm",
+            "\u{a0}sha1:10={40}",
+        ),
+        // Algorithms and banks.
+        ("md6:10={40}", Inval, "algorithm", "md6:10={40}"),
+        (":10={40}", Inval, "algorithm", ":10={40}"),
+        ("SHA1:10={40}", Inval, "algorithm", "SHA1:10={40}"),
+        ("sha:10={40}", Inval, "algorithm", "sha:10={40}"),
+        ("sha1x:10={40}", Inval, "algorithm", "sha1x:10={40}"),
+        ("sha-256:10={64}", Inval, "algorithm", "sha-256:10={64}"),
+        ("10:sha1={40}", Inval, "algorithm", "10:sha1={40}"),
+        ("sm3:10={64}", OpNotSupp, "bank", "sm3:10={64}"),
+        ("sha512:10={128}", OpNotSupp, "bank", "sha512:10={128}"),
+        ("sha512:10={2}", OpNotSupp, "bank", "sha512:10={2}"),
+        // What is malformed for any bank is not blamed on the TPM.
+        ("sha512:24={128}", Inval, "pcr", "sha512:24={128}"),
+        ("sha512:10=", Inval, "hex", "sha512:10="),
+        ("sha512:10={127}g", Inval, "hex", "sha512:10={127}g"),
+        // PCRs.
+        ("sha1:24={40}", Inval, "pcr", "sha1:24={40}"),
+        ("sha1:63={40}", Inval, "pcr", "sha1:63={40}"),
+        ("sha1:100={40}", Inval, "pcr", "sha1:100={40}"),
+        ("sha1:256={40}", Inval, "pcr", "sha1:256={40}"),
+        ("sha1:266={40}", Inval, "pcr", "sha1:266={40}"),
+        ("sha1:4294967306={40}", Inval, "pcr", "sha1:4294967306={40}"),
+        (
+            "sha1:18446744073709551626={40}",
+            Inval,
+            "pcr",
+            "sha1:18446744073709551626={40}",
+        ),
+        ("sha1:={40}", Inval, "pcr", "sha1:={40}"),
+        ("sha1:-1={40}", Inval, "pcr", "sha1:-1={40}"),
+        ("sha1:-0={40}", Inval, "pcr", "sha1:-0={40}"),
+        ("sha1:+10={40}", Inval, "pcr", "sha1:+10={40}"),
+        ("sha1:010={40}", Inval, "pcr", "sha1:010={40}"),
+        ("sha1:00={40}", Inval, "pcr", "sha1:00={40}"),
+        ("sha1:01={40}", Inval, "pcr", "sha1:01={40}"),
+        ("sha1:0xa={40}", Inval, "pcr", "sha1:0xa={40}"),
+        ("sha1:a={40}", Inval, "pcr", "sha1:a={40}"),
+        ("sha1:10.0={40}", Inval, "pcr", "sha1:10.0={40}"),
+        ("sha1:1٠={40}", Inval, "pcr", "sha1:1٠={40}"),
+        // Values.
+        ("sha1:10=", Inval, "hex", "sha1:10="),
+        ("sha1:10={39}g", Inval, "hex", "sha1:10={39}g"),
+        ("sha1:10=0x{38}", Inval, "hex", "sha1:10=0x{38}"),
+        ("sha1:10=+{39}", Inval, "hex", "sha1:10=+{39}"),
+        ("sha1:10={20}:{19}", Inval, "hex", "sha1:10={20}:{19}"),
+        ("sha1:10=={39}", Inval, "hex", "sha1:10=={39}"),
+        ("sha1:10={39}", Inval, "length", "sha1:10={39}"),
+        ("sha1:10={41}", Inval, "length", "sha1:10={41}"),
+        ("sha1:10={38}", Inval, "length", "sha1:10={38}"),
+        ("sha1:10={42}", Inval, "length", "sha1:10={42}"),
+        ("sha1:10={1}", Inval, "length", "sha1:10={1}"),
+        ("sha1:10={64}", Inval, "length", "sha1:10={64}"),
+        ("sha256:10={40}", Inval, "length", "sha256:10={40}"),
+        ("sha256:10={128}", Inval, "length", "sha256:10={128}"),
+        ("sha256:10={16000}", Inval, "length", "sha256:10={16000}"),
+        // The count of violations.
+        ("sha1:10={40} violations=", Inval, "count", "violations="),
+        (
+            "sha1:10={40} violations=+1",
+            Inval,
+            "count",
+            "violations=+1",
+        ),
+        (
+            "sha1:10={40} violations=-1",
+            Inval,
+            "count",
+            "violations=-1",
+        ),
+        (
+            "sha1:10={40} violations=00",
+            Inval,
+            "count",
+            "violations=00",
+        ),
+        (
+            "sha1:10={40} violations=01",
+            Inval,
+            "count",
+            "violations=01",
+        ),
+        (
+            "sha1:10={40} violations=0x1",
+            Inval,
+            "count",
+            "violations=0x1",
+        ),
+        (
+            "sha1:10={40} violations=1a",
+            Inval,
+            "count",
+            "violations=1a",
+        ),
+        (
+            "sha1:10={40} violations==1",
+            Inval,
+            "count",
+            "violations==1",
+        ),
+        (
+            "sha1:10={40} violations=1,",
+            Inval,
+            "count",
+            "violations=1,",
+        ),
+        ("sha1:10={40} violations= 1", Inval, "count", "violations="),
+        (
+            "sha1:10={40} violations=18446744073709551616",
+            Inval,
+            "count",
+            "violations=18446744073709551616",
+        ),
+        (
+            "sha1:10={40} violations=99999999999999999999999999",
+            Inval,
+            "count",
+            "violations=99999999999999999999999999",
+        ),
+        // Anything twice.
+        (
+            "sha1:10={40} sha1:10={40}",
+            Inval,
+            "duplicate",
+            "sha1:10={40}",
+        ),
+        (
+            "sha1:10={40} dry-run sha1:10=ffffffffffffffffffffffffffffffffffffffff",
+            Inval,
+            "duplicate",
+            "sha1:10=ffffffffffffffffffffffffffffffffffffffff",
+        ),
+        (
+            "dry-run sha1:10={40} dry-run",
+            Inval,
+            "duplicate",
+            "dry-run",
+        ),
+        (
+            "violations=1 sha1:10={40} violations=1",
+            Inval,
+            "duplicate",
+            "violations=1",
+        ),
+        (
+            "violations=0 sha1:10={40} violations=2",
+            Inval,
+            "duplicate",
+            "violations=2",
+        ),
+        ("keep keep sha1:10={40}", Inval, "duplicate", "keep"),
+        ("flush sha1:10={40} flush", Inval, "duplicate", "flush"),
+        ("keep sha1:10={40} flush", Inval, "second mode", "flush"),
+        ("compact keep sha1:10={40}", Inval, "second mode", "keep"),
+        // The first thing wrong counts.
+        ("sha1:24={40} junk", Inval, "pcr", "sha1:24={40}"),
+        ("junk sha1:24={40}", Inval, "unknown", "junk"),
+        ("sm3:10={64} junk", OpNotSupp, "bank", "sm3:10={64}"),
+        ("dry-run dry-run", Inval, "duplicate", "dry-run"),
+        ("violations=x", Inval, "count", "violations=x"),
+    ];
+    for &(text, errno, kind, token) in cases {
+        let (text, token) = (expand(text), expand(token));
+        let error = match read(text.as_bytes()) {
+            Ok(_) => panic!("{text:?} was accepted"),
+            Err(error) => error,
+        };
+        assert_eq!(blame(&error), (kind, token.as_bytes()), "{text:?}");
+        assert_eq!(error.errno(), errno, "{text:?}");
+        let message = error.to_string();
+        assert!(
+            message.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
+            "{message:?}"
+        );
+    }
+}
+
+#[test]
+fn either_case_of_hex_and_every_digit() {
+    let text = b"sha256:10=000102030405060708090A0b0C0d0E0fA0B1c2D3e4F5f6a7B8C9daEBfcFdFeFF";
+    let request = read(text).unwrap();
+    let (_, _, value) = request.target.iter().next().unwrap();
+    assert_eq!(
+        value[..32],
+        [
+            0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d,
+            0x0e, 0x0f, 0xa0, 0xb1, 0xc2, 0xd3, 0xe4, 0xf5, 0xf6, 0xa7, 0xb8, 0xc9, 0xda, 0xeb,
+            0xfc, 0xfd, 0xfe, 0xff,
+        ]
+    );
+    assert_eq!(value[32..], [0; 32]);
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let token = expand("sha1:10={40}");
+    for byte in 0..=u8::MAX {
+        let mut text = token.clone().into_bytes();
+        text.push(byte);
+        let separates = matches!(byte, b' ' | b'\t' | b'\n');
+        assert_eq!(read(&text).is_ok(), separates, "{byte:#04x} at the end");
+        let mut text = vec![byte];
+        text.extend(token.bytes());
+        assert_eq!(read(&text).is_ok(), separates, "{byte:#04x} at the start");
+        let mut text = token.clone().into_bytes();
+        text[20] = byte;
+        assert_eq!(
+            read(&text).is_ok(),
+            byte.is_ascii_hexdigit(),
+            "{byte:#04x} in the value"
+        );
+    }
+}
+
+#[test]
+fn length_of_a_request() {
+    let padded = |len: usize| {
+        let mut text = expand("sha1:10={40}");
+        text.push_str(&" ".repeat(len - text.len()));
+        text
+    };
+    assert_eq!(MAX_REQUEST, 16384);
+    assert!(read(padded(MAX_REQUEST).as_bytes()).is_ok());
+    for text in [padded(MAX_REQUEST + 1), "junk ".repeat(100_000)] {
+        let error = read(text.as_bytes()).unwrap_err();
+        assert_eq!(error, RequestError::TooLong { len: text.len() });
+        assert_eq!(error.errno(), Errno::TooBig);
+    }
+}
+
+#[test]
+fn every_value_of_two_banks_in_one_request() {
+    let mut text = String::new();
+    for pcr in (0..24).rev() {
+        text.push_str(&expand(&format!("sha256:{pcr}={{64}} sha1:{pcr}={{40}}\n")));
+    }
+    let request = read(text.as_bytes()).unwrap();
+    assert_eq!(request.target.iter().count(), 48);
+    assert!(request.target.pcrs().iter().eq(Pcr::all()));
+}
+
+#[test]
+fn values_of_fewer_banks_are_not_written_beyond() {
+    // A request is parsed for two banks, into memory for one.
+    let mut one = Banks::new();
+    one.push(*banks().get(0).unwrap()).unwrap();
+    let values = PcrValues::new(vec![[0; 64]; 24], &one).unwrap();
+    let text = expand("sha1:10={40} sha256:10={64}");
+    let error = parse(text.as_bytes(), &banks(), known, values).unwrap_err();
+    assert_eq!(error.errno(), Errno::OpNotSupp);
+}
+
+#[test]
+fn messages_say_what_is_wrong_and_what_to_do() {
+    let cases: &[(&[u8], &str)] = &[
+        (
+            b"",
+            "request gives no PCR value: give at least one <bank>:<pcr>=<hex>",
+        ),
+        (
+            b"10",
+            "token \"10\": not known: expected <bank>:<pcr>=<hex>, violations=<n>, dry-run, keep, \
+             compact or flush, separated by blanks, tabs or newlines",
+        ),
+        (b"dry-run dry-run", "token \"dry-run\": given more than once: give it once"),
+        (
+            b"keep flush",
+            "token \"flush\": a second mode: give one of keep, compact and flush",
+        ),
+        (
+            b"violations=-1",
+            "token \"violations=-1\": not a count: give a decimal number of 64 bits without sign \
+             or leading zeros",
+        ),
+        (
+            b"crc32:10=00",
+            "token \"crc32:10=00\": no hash algorithm has this name: use the banks that the \
+             status file lists",
+        ),
+        (
+            b"sm3:10=00",
+            "token \"sm3:10=00\": the TPM has not allocated this bank, or it cannot be replayed: \
+             use the banks that the status file lists",
+        ),
+        (
+            b"sha1:24=00",
+            "token \"sha1:24=00\": no such PCR: give a decimal number below 24, as in sha256:10=",
+        ),
+        (
+            b"sha1:10=0g",
+            "token \"sha1:10=0g\": value is not hexadecimal: give digits 0-9 and a-f",
+        ),
+        (
+            b"sha1:10=00",
+            "token \"sha1:10=00\": value has 2 hexadecimal digits: digests of this bank have 40",
+        ),
+        // Nothing from outside reaches a log as it is.
+        (
+            b"\x1b[2J\\\xff\r\"",
+            "token \"\\033[2J\\134\\377\\015\"\": not known: expected <bank>:<pcr>=<hex>, \
+             violations=<n>, dry-run, keep, compact or flush, separated by blanks, tabs or newlines",
+        ),
+    ];
+    for &(text, message) in cases {
+        assert_eq!(read(text).unwrap_err().to_string(), message);
+    }
+    let long = "x".repeat(64);
+    let message = read(long.as_bytes()).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("token \"{long}\": ")));
+    let message = read(&[b'x'; 65]).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("token \"{long}...\": ")));
+    assert_eq!(
+        read(&[b'x'; 16385]).unwrap_err().to_string(),
+        "request of 16385 bytes is longer than 16384: give fewer PCR values"
+    );
+}
+
+#[test]
+fn modes_have_the_names_of_the_contract() {
+    for (mode, name) in [
+        (Reclaim::Keep, "keep"),
+        (Reclaim::Compact, "compact"),
+        (Reclaim::Flush, "flush"),
+    ] {
+        assert_eq!(mode.as_str(), name);
+        assert_eq!(Reclaim::parse(name.as_bytes()), Some(mode));
+    }
+    for name in ["", "Keep", "keep\n", "kee", "none"] {
+        assert_eq!(Reclaim::parse(name.as_bytes()), None, "{name:?}");
+    }
+}
