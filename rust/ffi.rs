@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Functions of the C side: those of `helpers.c`, and what the kernel's bindings lack.
+
+use kernel::{
+    bindings,
+    ffi::{
+        c_char,
+        c_int,
+        c_ulong,
+        c_void, //
+    },
+};
+
+/// `struct tpm_chip`, only ever passed back to C.
+///
+/// C header: [`include/linux/tpm.h`](srctree/include/linux/tpm.h)
+#[repr(C)]
+pub(super) struct TpmChip {
+    _opaque: [u8; 0],
+}
+
+/// `struct crypto_shash`, only ever passed back to C.
+///
+/// C header: [`include/crypto/hash.h`](srctree/include/crypto/hash.h)
+#[repr(C)]
+pub(super) struct CryptoShash {
+    _opaque: [u8; 0],
+}
+
+// Without lockdep, which `struct file` and the like have a key of, that key is a struct without
+// members. It is only pointed to.
+#[allow(improper_ctypes)]
+unsafe extern "C" {
+    /// `CONFIG_IMA_MEASURE_PCR_IDX`.
+    pub(super) static ima_trim_measure_pcr: u32;
+    /// `CONFIG_IMA_DISABLE_HTABLE`.
+    pub(super) static ima_trim_htable_disabled: bool;
+
+    pub(super) fn ima_trim_data_symbol(name: *const c_char, address: *mut c_ulong) -> c_int;
+    pub(super) fn ima_trim_exported_data() -> *const c_void;
+
+    pub(super) safe fn ima_trim_fatal_signal_pending() -> bool;
+    pub(super) safe fn ima_trim_cond_resched();
+
+    pub(super) fn ima_trim_file_pin(
+        file: *mut bindings::file,
+        fops: *const bindings::file_operations,
+    ) -> c_int;
+    pub(super) fn ima_trim_file_writes(file: *const bindings::file) -> bool;
+    pub(super) fn ima_trim_inode_opened(inode: *mut bindings::inode) -> bool;
+
+    pub(super) fn ima_trim_list_poison(entry: *mut bindings::list_head);
+
+    pub(super) fn ima_trim_tpm_banks(chip: *const TpmChip) -> u32;
+    pub(super) fn ima_trim_tpm_bank(
+        chip: *const TpmChip,
+        index: u32,
+        alg_id: *mut u16,
+        digest_size: *mut u16,
+        crypto_id: *mut u16,
+    ) -> c_int;
+    pub(super) fn ima_trim_pcr_read(
+        chip: *mut TpmChip,
+        pcr: u32,
+        alg_id: u16,
+        value: *mut u8,
+        size: usize,
+    ) -> c_int;
+
+    pub(super) fn ima_trim_hash_name(algo: u32, digest_size: *mut u32) -> *const c_char;
+    pub(super) fn ima_trim_shash_alloc(
+        name: *const c_char,
+        digest_size: *mut u32,
+    ) -> *mut CryptoShash;
+    pub(super) fn ima_trim_shash_free(tfm: *mut CryptoShash);
+    pub(super) fn ima_trim_shash(
+        tfm: *mut CryptoShash,
+        data: *const u8,
+        len: u32,
+        out: *mut u8,
+    ) -> c_int;
+
+    /// C header: [`include/crypto/sha1.h`](srctree/include/crypto/sha1.h)
+    pub(super) fn sha1(data: *const u8, len: usize, out: *mut u8);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the kernel offers only as macros, inline functions or structs that the Rust bindings lack.
+ * Each function is declared a second time in ffi.rs, which is its only user.
+ */
+#ifndef IMA_TRIM_HELPERS_H
+#define IMA_TRIM_HELPERS_H
+
+#include <linux/types.h>
+
+struct crypto_shash;
+struct file;
+struct file_operations;
+struct inode;
+struct list_head;
+struct tpm_chip;
+
+extern const u32 ima_trim_measure_pcr;
+extern const bool ima_trim_htable_disabled;
+
+int ima_trim_data_symbol(const char *name, unsigned long *address);
+const void *ima_trim_exported_data(void);
+
+bool ima_trim_fatal_signal_pending(void);
+void ima_trim_cond_resched(void);
+
+int ima_trim_file_pin(struct file *file, const struct file_operations *fops);
+bool ima_trim_file_writes(const struct file *file);
+bool ima_trim_inode_opened(struct inode *inode);
+
+void ima_trim_list_poison(struct list_head *entry);
+
+u32 ima_trim_tpm_banks(const struct tpm_chip *chip);
+int ima_trim_tpm_bank(const struct tpm_chip *chip, u32 index, u16 *alg_id,
+		      u16 *digest_size, u16 *crypto_id);
+int ima_trim_pcr_read(struct tpm_chip *chip, u32 pcr, u16 alg_id, u8 *value,
+		      size_t size);
+
+const char *ima_trim_hash_name(u32 algo, u32 *digest_size);
+struct crypto_shash *ima_trim_shash_alloc(const char *name, u32 *digest_size);
+void ima_trim_shash_free(struct crypto_shash *tfm);
+int ima_trim_shash(struct crypto_shash *tfm, const u8 *data, u32 len, u8 *out);
+
+#endif

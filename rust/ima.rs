@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! IMA: its measurement list, and who may touch it when.
+//!
+//! IMA keeps two exclusions (`security/integrity/ima/`). The measurement list *files* have many
+//! readers or one writer, counted in `ima_measure_users` under `ima_measure_mutex` (`ima_fs.c`);
+//! only a writer stages or deletes. Appending takes `ima_extend_list_mutex` (`ima_queue.c`), which
+//! also covers the counters and each change of the list.
+//!
+//! Their order, outermost first, and what each is here:
+//!
+//! 1. `ReaderHold`: we are counted as one more reader, so no writer can come in;
+//! 2. `Exclusive`: `ima_measure_mutex`, and the proof that nobody but us is counted;
+//! 3. `ListLock`: `ima_extend_list_mutex`, shortly.
+//!
+//! Each is made from the one before, so no other order compiles. A walk needs the first, a cut all
+//! three, and reclaiming what a cut returned none: nobody can reach the records any more.
+//!
+//! IMA's structs are private, so whatever is read of them is found by the offsets of
+//! [`Layout`], which come from the running kernel's own BTF.
+//!
+//! Not supported: staging, the hash table, appending.
+
+mod list;
+mod lock;
+
+pub(crate) use self::{
+    list::{
+        ListRecord,
+        Walk, //
+    },
+    lock::{
+        Busy,
+        Counters,
+        ReaderHold, //
+    },
+};
+
+use super::{
+    ffi,
+    symbols::Symbols,
+    tpm::Chip, //
+};
+use crate::layout::Layout;
+use core::ptr::NonNull;
+
+/// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
+pub(crate) fn measure_pcr() -> u32 {
+    // SAFETY: It is a constant.
+    unsafe { ffi::ima_trim_measure_pcr }
+}
+
+/// The kernel's IMA.
+///
+/// # Invariants
+///
+/// - `layout` is that of the running kernel, whose private structs are nowhere else described.
+/// - `sha1_slot` is less than the number of digests that every record has.
+pub(crate) struct Ima {
+    symbols: Symbols,
+    layout: Layout,
+    sha1_slot: usize,
+}
+
+/// Why IMA cannot be used.
+pub(crate) enum Unusable {
+    /// IMA was not initialised.
+    NoIma,
+    /// IMA has no TPM.
+    NoTpm,
+    /// What IMA says of the digests of its records makes no sense.
+    Slots {
+        /// `ima_sha1_idx`.
+        sha1: i32,
+        /// `ima_extra_slots`.
+        extra: i32,
+    },
+    /// The enumerators of `enum binary_lists` lie beyond the counters.
+    Lists,
+}
+
+impl Ima {
+    /// IMA of the running kernel, and its TPM.
+    ///
+    /// `layout` is what the kernel's BTF, as [`Symbols::btf`] gives it, says.
+    pub(crate) fn new(symbols: Symbols, layout: Layout) -> Result<(Self, Chip), Unusable> {
+        // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
+        // only while the kernel starts.
+        let (htable, chip, sha1, extra) = unsafe {
+            (
+                symbols.ima_htable.as_ptr().read_volatile(),
+                symbols.ima_tpm_chip.as_ptr().read_volatile(),
+                symbols.ima_sha1_idx.as_ptr().read_volatile(),
+                symbols.ima_extra_slots.as_ptr().read_volatile(),
+            )
+        };
+
+        if htable.is_null() {
+            return Err(Unusable::NoIma);
+        }
+        // SAFETY: It is `ima_tpm_chip`.
+        let chip = NonNull::new(chip).map(|chip| unsafe { Chip::new(chip) });
+        let Some(chip) = chip else {
+            return Err(Unusable::NoTpm);
+        };
+
+        let slots = usize::try_from(extra)
+            .ok()
+            .and_then(|extra| chip.banks().count().checked_add(extra));
+        let sha1_slot = match (usize::try_from(sha1), slots) {
+            (Ok(slot), Some(slots)) if slot < slots => slot,
+            _ => return Err(Unusable::Slots { sha1, extra }),
+        };
+
+        let lists = layout.binary_lists;
+        for list in [lists.binary, lists.binary_staged, lists.binary_full] {
+            if symbols.ima_num_records.element(list).is_none()
+                || symbols.binary_runtime_size.element(list).is_none()
+            {
+                return Err(Unusable::Lists);
+            }
+        }
+
+        // INVARIANT: The slot was just checked; the layout is by the caller's word.
+        Ok((
+            Self {
+                symbols,
+                layout,
+                sha1_slot,
+            },
+            chip,
+        ))
+    }
+}

@@ -1,0 +1,555 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! IMA's list of records: walking along it, cutting its head off, and freeing what was cut off.
+//!
+//! A record is a `struct ima_queue_entry`, linked by `later`, and the `struct ima_template_entry`
+//! that it points to (`security/integrity/ima/ima.h`). Both are complete before
+//! `list_add_tail_rcu()` publishes them (`ima_add_digest_entry()`, `ima_queue.c`) and are not
+//! changed as long as they are in the list, but for `hnext` and `later`.
+
+use super::{
+    lock::{
+        Busy,
+        Counters,
+        KernelMutexGuard,
+        ReaderHold, //
+    },
+    Ima,
+};
+use crate::{
+    bank::{
+        shows_violation,
+        Bank,
+        VIOLATION_PROBE, //
+    },
+    replay::Record,
+    rust::{
+        ffi,
+        task, //
+    },
+};
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings::{
+        self,
+        list_head, //
+    },
+    str::{
+        CStr,
+        CStrExt, //
+    },
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Relaxed, //
+    },
+};
+
+/// The fields of a template that name the file or the event (`security/integrity/ima/ima_template.c`).
+const NAME_FIELDS: [&[u8]; 2] = [b"n-ng", b"n"];
+
+/// What a record takes beyond its template's name and data when serialised: the PCR, the SHA-1,
+/// and the lengths of the name and of the data (`get_binary_runtime_size()`, `ima_queue.c`).
+const SERIALISED: usize = 4 + 20 + 4 + 4;
+
+/// What `binary_runtime_size[]` says where nothing is counted: `ULONG_MAX`.
+const NOT_COUNTED: usize = usize::MAX;
+
+/// Reads the member at `offset` of the struct at `base`.
+///
+/// # Safety
+///
+/// `offset` is that of a member of type `T` of the struct at `base`, as [`crate::layout::Layout`]
+/// has it, and nobody writes to it meanwhile.
+unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
+    // SAFETY: By the safety requirement. The kernel aligns its structs, but this relies on no more
+    // than the offset.
+    unsafe { base.as_ptr().add(offset).cast::<T>().read_unaligned() }
+}
+
+/// The bytes of a string, without its NUL.
+///
+/// # Safety
+///
+/// `text` is null, or a NUL-terminated string that is not changed during `'a`.
+unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
+    if text.is_null() {
+        return &[];
+    }
+    // SAFETY: By the safety requirement.
+    unsafe { CStr::from_char_ptr(text.cast()) }.to_bytes()
+}
+
+/// A record in the list, or one that was cut off.
+///
+/// # Invariants
+///
+/// - `queue` is a valid `struct ima_queue_entry` and `entry` the valid `struct ima_template_entry`
+///   of it, and they stay so for `'r`.
+/// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
+#[derive(Clone, Copy)]
+pub(crate) struct ListRecord<'r> {
+    ima: &'r Ima,
+    queue: NonNull<u8>,
+    entry: NonNull<u8>,
+}
+
+impl<'r> ListRecord<'r> {
+    /// The record of which `later` is a link.
+    ///
+    /// # Safety
+    ///
+    /// `later` is the member of that name of a `struct ima_queue_entry` for which the invariants
+    /// of the type hold.
+    unsafe fn from_link(ima: &'r Ima, later: *mut list_head) -> Option<Self> {
+        let offset = ima.layout.queue_entry.later;
+        let queue = NonNull::new(later.cast::<u8>().wrapping_sub(offset))?;
+        // SAFETY: `queue` is a valid `struct ima_queue_entry`, and `entry` is a pointer of it.
+        let entry = unsafe { member::<*mut u8>(queue, ima.layout.queue_entry.entry) };
+
+        // INVARIANT: By the safety requirement.
+        Some(Self {
+            ima,
+            queue,
+            entry: NonNull::new(entry)?,
+        })
+    }
+
+    /// The first byte of the digest in slot `slot`.
+    fn digest_at(&self, slot: usize) -> Option<*const u8> {
+        let layout = &self.ima.layout;
+        // SAFETY: By the invariants of the type, and `digests` is a pointer.
+        let digests = unsafe { member::<*const u8>(self.entry, layout.template_entry.digests) };
+        let offset = slot
+            .checked_mul(layout.tpm_digest.size)?
+            .checked_add(layout.tpm_digest.digest)?;
+
+        (!digests.is_null()).then(|| digests.wrapping_add(offset))
+    }
+
+    /// The template of the record: null only if memory was corrupted.
+    fn template(&self) -> Option<NonNull<u8>> {
+        // SAFETY: By the invariants of the type, and `template_desc` is a pointer.
+        NonNull::new(unsafe {
+            member::<*mut u8>(self.entry, self.ima.layout.template_entry.template_desc)
+        })
+    }
+
+    /// The name of the template, empty for one made by a format.
+    pub(crate) fn template_name(&self) -> &'r [u8] {
+        let Some(template) = self.template() else {
+            return &[];
+        };
+
+        // SAFETY: Templates are valid for ever and never changed once a record has them
+        // (`ima_template.c`); `name` is a string or null.
+        unsafe { string(member(template, self.ima.layout.template_desc.name)) }
+    }
+
+    /// How many fields the template, and so the record, has.
+    fn num_fields(&self) -> usize {
+        self.template()
+            // SAFETY: As above; `num_fields` is an `int`.
+            .map(|template| unsafe {
+                member::<i32>(template, self.ima.layout.template_desc.num_fields)
+            })
+            .and_then(|count| usize::try_from(count).ok())
+            .unwrap_or(0)
+    }
+
+    /// The `struct ima_field_data` of field `index`, which must be less than `num_fields`.
+    fn field_data(&self, index: usize) -> Option<NonNull<u8>> {
+        let layout = &self.ima.layout;
+        let offset = index
+            .checked_mul(layout.field_data.size)?
+            .checked_add(layout.template_entry.template_data)?;
+
+        NonNull::new(self.entry.as_ptr().wrapping_add(offset))
+    }
+
+    /// The identifier of field `index`, which must be less than `num_fields`.
+    fn field_id(&self, index: usize) -> Option<&'r [u8]> {
+        let layout = &self.ima.layout;
+        // SAFETY: The template is valid, and `fields` points to `num_fields` pointers.
+        let field = unsafe {
+            let fields = member::<*mut *mut u8>(self.template()?, layout.template_desc.fields);
+
+            NonNull::new(fields)?.as_ptr().add(index).read()
+        };
+        let id = NonNull::new(field)?
+            .as_ptr()
+            .wrapping_add(layout.template_field.field_id);
+        // SAFETY: A `struct ima_template_field` is constant, and `field_id` an array of this
+        // length.
+        let id = unsafe {
+            core::slice::from_raw_parts(id.cast_const(), layout.template_field.field_id_len)
+        };
+
+        id.split(|byte| *byte == 0).next()
+    }
+
+    /// The name of the file, or of the event, that was measured: a hint, not necessarily unique
+    /// nor text. Empty if the template has no such field.
+    pub(crate) fn name_hint(&self) -> &'r [u8] {
+        let layout = &self.ima.layout;
+
+        for index in 0..self.num_fields() {
+            if !self
+                .field_id(index)
+                .is_some_and(|id| NAME_FIELDS.contains(&id))
+            {
+                continue;
+            }
+            let Some(field) = self.field_data(index) else {
+                break;
+            };
+            // SAFETY: The record has as many fields as its template.
+            let (data, len) = unsafe {
+                (
+                    member::<*const u8>(field, layout.field_data.data),
+                    member::<u32>(field, layout.field_data.len),
+                )
+            };
+            if data.is_null() || len == 0 {
+                break;
+            }
+            // SAFETY: `data` has `len` bytes, which are not changed.
+            let name = unsafe { core::slice::from_raw_parts(data, len as usize) };
+
+            return name.split(|byte| *byte == 0).next().unwrap_or(&[]);
+        }
+        &[]
+    }
+
+    /// What the record takes when serialised, as `get_binary_runtime_size()` counts it.
+    fn serialised(&self) -> usize {
+        // SAFETY: By the invariants of the type, and `template_data_len` is a `u32`.
+        let data =
+            unsafe { member::<u32>(self.entry, self.ima.layout.template_entry.template_data_len) };
+
+        SERIALISED
+            .saturating_add(self.template_name().len())
+            .saturating_add(data as usize)
+    }
+}
+
+impl Record for ListRecord<'_> {
+    fn pcr(&self) -> i32 {
+        // SAFETY: By the invariants of the type, and `pcr` is an `int`.
+        unsafe { member(self.entry, self.ima.layout.template_entry.pcr) }
+    }
+
+    fn digest(&self, bank: &Bank) -> Option<&[u8]> {
+        if bank.size > self.ima.layout.tpm_digest.digest_len {
+            return None;
+        }
+        let digest = self.digest_at(bank.position)?;
+        // SAFETY: A record has a digest for every bank of the TPM (`ima_alloc_init_template()`,
+        // `ima_restore_template_data()`), in their order, and `position` is that of one. A digest
+        // has `digest_len` bytes, as checked.
+        Some(unsafe { core::slice::from_raw_parts(digest, bank.size) })
+    }
+
+    fn is_violation(&self) -> bool {
+        let size = VIOLATION_PROBE.min(self.ima.layout.tpm_digest.digest_len);
+
+        self.digest_at(self.ima.sha1_slot).is_some_and(|digest| {
+            // SAFETY: `sha1_slot` is less than the number of digests, by the invariants of `Ima`.
+            shows_violation(unsafe { core::slice::from_raw_parts(digest, size) })
+        })
+    }
+}
+
+/// A walk along the list, from its head, without a lock.
+///
+/// Records that are appended meanwhile are met. The TPM may not have been extended by the last
+/// ones yet.
+///
+/// # Invariants
+///
+/// `at` is the head of the list, or the link of a record in it; a [`ReaderHold`] exists during
+/// `'h`, so that no record leaves the list.
+pub(crate) struct Walk<'h> {
+    ima: &'h Ima,
+    at: NonNull<list_head>,
+    records: u64,
+    /// What the records take when serialised, if IMA counts that.
+    serialised: Option<usize>,
+    generation: i64,
+    listed: u64,
+}
+
+impl<'h> Walk<'h> {
+    /// `counters` are the list's own, taken during the hold.
+    pub(super) fn new(hold: &'h ReaderHold<'_>, ima: &'h Ima, counters: &Counters) -> Self {
+        let _ = hold;
+        let head = ima.symbols.ima_measurements.as_ptr();
+
+        // INVARIANT: It is the head, and there is a hold.
+        Self {
+            ima,
+            // A symbol is nowhere at null.
+            at: NonNull::new(head).unwrap_or(NonNull::dangling()),
+            records: 0,
+            serialised: ima.counts_serialised().then_some(0),
+            generation: counters.generation(),
+            listed: u64::try_from(counters.live).unwrap_or(0),
+        }
+    }
+
+    /// How many records were in the list when the walk began. The TPM had been extended by all of
+    /// them by then, because appending holds the mutex until it is.
+    pub(crate) fn listed(&self) -> u64 {
+        self.listed
+    }
+
+    /// Where the walk is now, to be cut there.
+    pub(crate) fn position(&self) -> Position<'h> {
+        // INVARIANT: That of the walk.
+        Position {
+            last: self.at,
+            records: self.records,
+            serialised: self.serialised,
+            generation: self.generation,
+            _hold: PhantomData,
+        }
+    }
+}
+
+impl<'h> Iterator for Walk<'h> {
+    type Item = ListRecord<'h>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let head = self.ima.symbols.ima_measurements.as_ptr();
+        // SAFETY: `at` is a valid link by the invariants, whose `next` is only stored to atomically
+        // (`list_add_tail_rcu()`).
+        let next = unsafe { Atomic::from_ptr(&raw mut (*self.at.as_ptr()).next) };
+        // ORDERING: The acquire pairs with the release of `list_add_tail_rcu()`: what the record
+        // is made of was written before.
+        let next = next.load(Acquire);
+
+        if next == head {
+            return None;
+        }
+        // SAFETY: It is the link of a record in the list, complete as just said, and stays that
+        // because of the hold.
+        let record = unsafe { ListRecord::from_link(self.ima, next) }?;
+
+        // INVARIANT: As just said.
+        self.at = NonNull::new(next)?;
+        self.records = self.records.saturating_add(1);
+        self.serialised = self
+            .serialised
+            .map(|size| size.saturating_add(record.serialised()));
+        Some(record)
+    }
+}
+
+/// A place between two records, reached by a [`Walk`] and good for as long as its hold.
+///
+/// # Invariants
+///
+/// `last` is the link of the record number `records` of the list, or the head if that is 0, as
+/// long as the hold of `'h` exists and the list is of this generation.
+pub(crate) struct Position<'h> {
+    last: NonNull<list_head>,
+    records: u64,
+    serialised: Option<usize>,
+    generation: i64,
+    _hold: PhantomData<&'h ()>,
+}
+
+impl Position<'_> {
+    /// How many records there are from the head of the list to here.
+    pub(crate) fn records(&self) -> i64 {
+        i64::try_from(self.records).unwrap_or(i64::MAX)
+    }
+
+    pub(super) fn generation(&self) -> i64 {
+        self.generation
+    }
+}
+
+impl Ima {
+    /// Whether IMA counts what the records take when serialised (`CONFIG_IMA_KEXEC`).
+    fn counts_serialised(&self) -> bool {
+        self.binary_runtime_size()
+            // SAFETY: The pointer is valid. That the mark is there does not change but once, from
+            // a number to the mark; a cut looks again under the mutex.
+            .is_some_and(|size| unsafe { size.read_volatile() } != NOT_COUNTED)
+    }
+
+    /// What the records in the list take when serialised.
+    fn binary_runtime_size(&self) -> Option<*mut usize> {
+        self.symbols
+            .binary_runtime_size
+            .element(self.layout.binary_lists.binary)
+    }
+}
+
+/// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
+///
+/// The caller holds an [`super::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
+/// checked under it that `position` still is one of this list.
+pub(super) fn cut<'i>(
+    ima: &'i Ima,
+    _list: &mut KernelMutexGuard,
+    position: Position<'_>,
+) -> Result<Cut<'i>, Busy> {
+    let head = ima.symbols.ima_measurements.as_ptr();
+    let last = position.last.as_ptr();
+
+    if position.records == 0 || last == head {
+        return Err(Busy::Changed);
+    }
+    // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head. The two
+    // links that change are first looked at from both sides: a list that contradicts itself would
+    // be a BUG at the next append, with the mutex held.
+    //
+    // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
+    // `Position`. Under the mutex nobody else writes to them, and nobody reads them without it, for
+    // there are no readers. Walks of this module have ended, for they borrow the hold.
+    let first = unsafe {
+        let first = (*head).next;
+        let rest = (*last).next;
+
+        if (*first).prev != head || (*rest).prev != last {
+            return Err(Busy::Corrupt);
+        }
+        (*head).next = rest;
+        (*rest).prev = head;
+        first
+    };
+
+    let counter = ima.num_records(ima.layout.binary_lists.binary);
+    counter.store(
+        counter.load(Relaxed).saturating_sub(position.records()),
+        Relaxed,
+    );
+    if let (Some(total), Some(size)) = (ima.binary_runtime_size(), position.serialised) {
+        // SAFETY: The pointer is valid, and the mutex, which covers it, is held.
+        unsafe {
+            if *total != NOT_COUNTED {
+                *total = (*total).saturating_sub(size);
+            }
+        }
+    }
+
+    // INVARIANT: They are out of the list, and linked from `first` to `last` as before.
+    Ok(Cut {
+        ima,
+        first,
+        last,
+        records: position.records,
+    })
+}
+
+/// Records that were cut off the list: nobody but the digest hash table refers to them.
+///
+/// # Invariants
+///
+/// `first` to `last` are the links of `records` records, linked by `next`. The lookup in the hash
+/// table reads their `hnext`, `entry`, `entry->pcr` and `entry->digests` only
+/// (`ima_lookup_digest_entry()`, `ima_queue.c`); everything else is ours.
+#[must_use = "the records are reachable by nobody else"]
+pub(crate) struct Cut<'i> {
+    ima: &'i Ima,
+    first: *mut list_head,
+    last: *mut list_head,
+    records: u64,
+}
+
+impl Cut<'_> {
+    /// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest
+    /// to the hash table. Without the table, everything is freed.
+    ///
+    /// Takes no lock and lets others run. Returns the bytes given back to the slab allocator.
+    pub(crate) fn keep(self) -> u64 {
+        let mut freed = 0u64;
+        let mut next = self.first;
+        // SAFETY: It is a constant.
+        let no_table = unsafe { ffi::ima_trim_htable_disabled };
+
+        for _ in 0..self.records {
+            let link = next;
+            // SAFETY: By the invariants, `link` is one of the records', whose links nobody else
+            // uses.
+            next = unsafe { (*link).next };
+            // SAFETY: By the invariants; what the table uses is not written to.
+            let Some(record) = (unsafe { ListRecord::from_link(self.ima, link) }) else {
+                break;
+            };
+
+            freed = freed.saturating_add(record.free_template_data());
+            // SAFETY: The links are ours. This is what `list_del()` leaves.
+            unsafe { ffi::ima_trim_list_poison(link) };
+            if no_table {
+                // SAFETY: No hash table refers to the record, nor does anything else.
+                freed = freed.saturating_add(unsafe { record.free() });
+            }
+            if link == self.last {
+                break;
+            }
+            task::cond_resched();
+        }
+        freed
+    }
+}
+
+/// Frees what `kfree()` frees. Returns its size.
+///
+/// # Safety
+///
+/// `memory` is null, or was allocated by `kmalloc()` or the like, and nobody uses it any more.
+unsafe fn kfree(memory: *const u8) -> u64 {
+    // SAFETY: By the safety requirement.
+    let size = unsafe { bindings::ksize(memory.cast()) };
+
+    // SAFETY: By the safety requirement.
+    unsafe { bindings::kfree(memory.cast()) };
+    size as u64
+}
+
+impl ListRecord<'_> {
+    /// Frees the data of each field, and empties the field. Only for a record of a [`Cut`].
+    fn free_template_data(&self) -> u64 {
+        let layout = &self.ima.layout.field_data;
+        let mut freed = 0u64;
+
+        for index in 0..self.num_fields() {
+            let Some(field) = self.field_data(index) else {
+                break;
+            };
+            // SAFETY: The record has as many fields as its template; they are the cut's own.
+            unsafe {
+                let data = field.as_ptr().add(layout.data).cast::<*const u8>();
+                let len = field.as_ptr().add(layout.len).cast::<u32>();
+
+                freed = freed.saturating_add(kfree(data.read_unaligned()));
+                data.write_unaligned(core::ptr::null());
+                len.write_unaligned(0);
+            }
+        }
+        freed
+    }
+
+    /// Frees what is left of the record.
+    ///
+    /// # Safety
+    ///
+    /// Nobody refers to the record any more.
+    unsafe fn free(self) -> u64 {
+        // SAFETY: By the safety requirement. All three were allocated by `kmalloc()` or the like
+        // (`ima_queue.c`, `ima_api.c`, `ima_template.c`).
+        unsafe {
+            let digests = member::<*const u8>(self.entry, self.ima.layout.template_entry.digests);
+
+            kfree(digests)
+                .saturating_add(kfree(self.entry.as_ptr()))
+                .saturating_add(kfree(self.queue.as_ptr()))
+        }
+    }
+}

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The crate of the module: what files it has. It begins here and not in `src/` because `module!`
+//! expands to code that is not safe, which `src/` forbids.
+
+#[macro_use]
+#[path = "../src/log.rs"]
+mod log;
+
+#[path = "../src/bank.rs"]
+pub mod bank;
+#[path = "../src/base.rs"]
+mod base;
+#[path = "../src/btf.rs"]
+pub mod btf;
+#[path = "../src/errno.rs"]
+pub mod errno;
+#[path = "../src/layout.rs"]
+pub mod layout;
+#[path = "../src/ledger.rs"]
+mod ledger;
+#[path = "../src/machine.rs"]
+mod machine;
+#[path = "../src/module.rs"]
+mod module;
+#[path = "../src/replay.rs"]
+pub mod replay;
+#[path = "../src/report.rs"]
+pub mod report;
+#[path = "../src/request.rs"]
+pub mod request;
+#[path = "../src/text.rs"]
+mod text;
+#[path = "../src/trim.rs"]
+mod trim;
+#[path = "../src/values.rs"]
+pub mod values;
+
+/// Safe abstractions over what the `kernel` crate lacks: the only code that is not safe.
+#[path = "."]
+mod rust {
+    mod ffi;
+    pub(crate) mod hash;
+    pub(crate) mod ima;
+    pub(crate) mod securityfs;
+    pub(crate) mod symbols;
+    pub(crate) mod task;
+    pub(crate) mod tpm;
+}
+
+kernel::prelude::module! {
+    type: module::ImaTrim,
+    name: "ima_trim",
+    authors: ["The ima_trim developers"],
+    description: "Trims the IMA measurement list by PCR values",
+    license: "GPL",
+}

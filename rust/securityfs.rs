@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A directory of securityfs with files whose content is text, made when it is read, and to which
+//! requests are written, one `write(2)` each.
+//!
+//! securityfs has no handshake between opening and removing as debugfs has, and a file that is
+//! opened while its module goes away ends in a `WARN_ON()` of `do_dentry_open()` (`fs/open.c`), or
+//! worse. So inodes here have a `file_operations` without owner, which lives as long as the inode
+//! has it and only knows how to open: it takes a reference on the module, or fails, and then gives
+//! the file its real `file_operations`, as `misc_open()` does (`drivers/char/misc.c`).
+//! [`Directory`]'s drop makes the inodes bad, which takes that one away from them, and then waits
+//! until nobody is left who may have seen it before.
+//!
+//! Not supported: subdirectories, symbolic links, seeking other than by `pread(2)`, `mmap(2)`,
+//! `splice(2)`.
+
+use super::ffi;
+use crate::text::Text;
+use core::{
+    marker::PhantomData,
+    ptr::NonNull, //
+};
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        from_result,
+        to_result, //
+    },
+    ffi::{
+        c_char,
+        c_int, //
+    },
+    new_mutex,
+    prelude::*,
+    str::CStr,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Release, //
+        },
+        Arc,
+        Mutex, //
+    },
+    types::ForeignOwnable,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+};
+
+/// What the files of a directory do.
+pub(crate) trait Files: Send + Sync + 'static {
+    /// The most bytes that a request may have.
+    const MAX_REQUEST: usize;
+
+    /// Which file it is.
+    type File: Copy + Send + Sync + 'static;
+
+    /// Writes the text of a file, as it is now.
+    fn show(&self, file: Self::File, text: &mut Text) -> Result;
+
+    /// Carries out a request, or refuses one that could not be read: `E2BIG` if it is too long,
+    /// `EINVAL` if it is not the whole of one write. Writes what can be read back on the same
+    /// descriptor to `reply`, whatever the result is.
+    fn store(&self, file: Self::File, request: Result<&[u8]>, reply: &mut Text) -> Result;
+}
+
+/// A file of a directory.
+struct Entry<T: Files> {
+    files: Arc<T>,
+    file: T::File,
+    /// The operations of an opened file, with the module as owner.
+    opened: *const bindings::file_operations,
+    /// Whether all files are there, and so the module is sure to stay for whoever opens one.
+    ready: Atomic<bool>,
+    /// Our reference on the file's inode, null until it is created.
+    inode: *mut bindings::inode,
+}
+
+/// What a descriptor has of its own.
+struct Descriptor {
+    /// The text that is being read.
+    text: Text,
+    /// Whether that is the reply to a request.
+    reply: bool,
+}
+
+/// A directory with its files.
+///
+/// # Invariants
+///
+/// - `dir` is a directory of securityfs that was not removed yet.
+/// - Each entry's inode, if not null, is one of a file in it, and has the entry as `i_private`.
+/// - `_opened` and the entries stay where they are until no file is open and none can be opened.
+pub(crate) struct Directory<T: Files> {
+    dir: NonNull<bindings::dentry>,
+    entries: KVec<KBox<Entry<T>>>,
+    _opened: KBox<bindings::file_operations>,
+}
+
+// SAFETY: Whatever is pointed to may be used by any task.
+unsafe impl<T: Files> Send for Directory<T> {}
+// SAFETY: A shared reference offers nothing.
+unsafe impl<T: Files> Sync for Directory<T> {}
+
+impl<T: Files> Directory<T> {
+    /// Makes a directory in the root of securityfs, and its files: name, mode and which it is.
+    ///
+    /// Files can be opened once all are made. Nothing that can fail may come after this when a
+    /// module is loaded, for an open file does not keep a module that fails to load.
+    pub(crate) fn new(
+        module: &'static ThisModule,
+        name: &'static CStr,
+        files: &Arc<T>,
+        list: &[(&'static CStr, u16, T::File)],
+    ) -> Result<Self> {
+        let opened = KBox::new(
+            bindings::file_operations {
+                owner: module.as_ptr(),
+                ..Operations::<T>::OPENED
+            },
+            GFP_KERNEL,
+        )?;
+        let entries = KVec::with_capacity(list.len(), GFP_KERNEL)?;
+        // SAFETY: `name` is a string, and null stands for the root.
+        let dir = from_err_ptr(unsafe {
+            bindings::securityfs_create_dir(name.as_char_ptr(), core::ptr::null_mut())
+        })?;
+
+        // INVARIANT: The directory was just made and has no files.
+        let mut this = Self {
+            dir: NonNull::new(dir).ok_or(ENODEV)?,
+            entries,
+            _opened: opened,
+        };
+        for (name, mode, file) in list {
+            this.create(name, *mode, *file, files)?;
+        }
+        for entry in &this.entries {
+            entry.ready.store(true, Release);
+        }
+        Ok(this)
+    }
+
+    /// Makes a file.
+    fn create(&mut self, name: &'static CStr, mode: u16, file: T::File, files: &Arc<T>) -> Result {
+        let mut entry = KBox::new(
+            Entry {
+                files: files.clone(),
+                file,
+                opened: &raw const *self._opened,
+                ready: Atomic::new(false),
+                inode: core::ptr::null_mut(),
+            },
+            GFP_KERNEL,
+        )?;
+
+        // SAFETY: `name` is a string, the directory is one by the type's invariants. The entry
+        // stays where it is, and the operations are a constant of a module that `drop` keeps from
+        // being freed while they are used.
+        let dentry = from_err_ptr(unsafe {
+            bindings::securityfs_create_file(
+                name.as_char_ptr(),
+                mode,
+                self.dir.as_ptr(),
+                (&raw mut *entry).cast(),
+                &Operations::<T>::CLOSED,
+            )
+        })?;
+        // SAFETY: securityfs made the dentry with an inode; both exist until they are removed.
+        unsafe {
+            entry.inode = (*dentry).d_inode;
+            bindings::ihold(entry.inode);
+        }
+        // INVARIANT: The inode is that of the file that was just made.
+        self.entries.push_within_capacity(entry).map_err(|_| ENOMEM)
+    }
+}
+
+impl<T: Files> Drop for Directory<T> {
+    fn drop(&mut self) {
+        // SAFETY: By the type's invariants. Takes the files along.
+        unsafe { bindings::securityfs_remove(self.dir.as_ptr()) };
+
+        for entry in &self.entries {
+            // SAFETY: We have a reference on the inode. From here on its `i_fop` is one of the
+            // kernel's own, whose open fails.
+            unsafe { bindings::make_bad_inode(entry.inode) };
+        }
+        // Who opens counts first and then looks at `i_fop` (`do_dentry_open()`). A grace period has
+        // a full memory barrier on each CPU: who looked before it is counted by now.
+        //
+        // SAFETY: No lock is held.
+        unsafe { bindings::synchronize_rcu() };
+        for entry in &self.entries {
+            // What is counted is about to fail, in `open()` below or before: a file that is open
+            // has a reference on the module, and there is none any more.
+            //
+            // SAFETY: We have a reference on the inode.
+            while unsafe { ffi::ima_trim_inode_opened(entry.inode) } {
+                // SAFETY: No lock is held.
+                unsafe { bindings::msleep(1) };
+            }
+            // SAFETY: We have a reference on the inode, and give it back.
+            unsafe { bindings::iput(entry.inode) };
+        }
+    }
+}
+
+/// The file operations.
+struct Operations<T>(PhantomData<T>);
+
+impl<T: Files> Operations<T> {
+    /// Those of an inode: without owner, and all they do is to open.
+    const CLOSED: bindings::file_operations = bindings::file_operations {
+        open: Some(Self::open),
+        // SAFETY: All of its fields may be zero: null pointers, and no flags.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    /// Those of an open file, which the directory adds the owner to.
+    ///
+    /// There is no `read_iter`: so `__kernel_read()` (`fs/read_write.c`) refuses to read the file,
+    /// and IMA does not measure its content.
+    const OPENED: bindings::file_operations = bindings::file_operations {
+        read: Some(Self::read),
+        write: Some(Self::write),
+        llseek: Some(bindings::default_llseek),
+        release: Some(Self::release),
+        // SAFETY: As above.
+        ..unsafe { core::mem::zeroed() }
+    };
+
+    /// The entry of an inode.
+    ///
+    /// # Safety
+    ///
+    /// `inode` is one that a [`Directory`] of this type made, opened or being opened.
+    unsafe fn entry<'a>(inode: *const bindings::inode) -> &'a Entry<T> {
+        // SAFETY: By the type's invariants `i_private` is the entry, which is freed only after
+        // nobody opens it any more.
+        unsafe { &*(*inode).i_private.cast::<Entry<T>>() }
+    }
+
+    /// # Safety
+    ///
+    /// Only to be called by `do_dentry_open()` (`fs/open.c`).
+    unsafe extern "C" fn open(inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `inode` is that of the file, being opened.
+        let entry = unsafe { Self::entry(inode) };
+
+        from_result(|| {
+            if !entry.ready.load(Acquire) {
+                return Err(ENODEV);
+            }
+            // SAFETY: `file` is being opened and has operations without owner; those it gets live
+            // as long as the directory.
+            to_result(unsafe { ffi::ima_trim_file_pin(file, entry.opened) })?;
+
+            // SAFETY: `file` is valid.
+            let writes = unsafe { ffi::ima_trim_file_writes(file) };
+            // SAFETY: The function has no requirements.
+            if writes && !unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
+                return Err(EPERM);
+            }
+
+            let descriptor = KBox::pin_init(
+                new_mutex!(
+                    Descriptor {
+                        text: Text::new(),
+                        reply: false,
+                    },
+                    "ima_trim::Descriptor"
+                ),
+                GFP_KERNEL,
+            )?;
+            // SAFETY: `file` is valid, and `private_data` the driver's own.
+            unsafe { (*file).private_data = descriptor.into_foreign() };
+            Ok(0)
+        })
+    }
+
+    /// What belongs to a descriptor.
+    ///
+    /// # Safety
+    ///
+    /// `file` is one that `open` succeeded for and that is not yet released.
+    unsafe fn descriptor<'a>(file: *const bindings::file) -> Pin<&'a Mutex<Descriptor>> {
+        // SAFETY: `open` put it there, and it stays until `release`.
+        unsafe { <Pin<KBox<Mutex<Descriptor>>> as ForeignOwnable>::borrow((*file).private_data) }
+    }
+
+    /// # Safety
+    ///
+    /// Only to be called by the VFS, for a file that `open` succeeded for.
+    unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
+        // SAFETY: `open` put it there, and nobody uses it any more.
+        drop(unsafe {
+            <Pin<KBox<Mutex<Descriptor>>> as ForeignOwnable>::from_foreign((*file).private_data)
+        });
+        0
+    }
+
+    /// # Safety
+    ///
+    /// Only to be called by the VFS, for a file that `open` succeeded for.
+    unsafe extern "C" fn read(
+        file: *mut bindings::file,
+        buffer: *mut c_char,
+        count: usize,
+        position: *mut bindings::loff_t,
+    ) -> isize {
+        // SAFETY: `file` is open, and `position` valid for this call.
+        let (entry, descriptor, position) = unsafe {
+            (
+                Self::entry((*file).f_inode),
+                Self::descriptor(file),
+                &mut *position,
+            )
+        };
+
+        returned(|| {
+            let mut descriptor = descriptor.lock();
+
+            if *position == 0 && !descriptor.reply {
+                let mut text = Text::new();
+
+                entry.files.show(entry.file, &mut text)?;
+                descriptor.text = text;
+            }
+            UserSlice::new(UserPtr::from_ptr(buffer.cast()), count)
+                .writer()
+                .write_slice_file(descriptor.text.as_bytes(), position)
+        })
+    }
+
+    /// # Safety
+    ///
+    /// Only to be called by the VFS, for a file that `open` succeeded for.
+    unsafe extern "C" fn write(
+        file: *mut bindings::file,
+        buffer: *const c_char,
+        count: usize,
+        position: *mut bindings::loff_t,
+    ) -> isize {
+        // SAFETY: `file` is open, and `position` valid for this call.
+        let (entry, descriptor, position) = unsafe {
+            (
+                Self::entry((*file).f_inode),
+                Self::descriptor(file),
+                &mut *position,
+            )
+        };
+        // SAFETY: `file` is valid and the user namespace is static. The functions have no other
+        // requirements.
+        let capable = unsafe {
+            bindings::file_ns_capable(
+                file,
+                &raw mut bindings::init_user_ns,
+                bindings::CAP_SYS_ADMIN as c_int,
+            ) && bindings::capable(bindings::CAP_SYS_ADMIN as c_int)
+        };
+
+        returned(|| {
+            if !capable {
+                return Err(EPERM);
+            }
+
+            let mut bytes = KVVec::new();
+            let request = if *position != 0 {
+                Err(EINVAL)
+            } else if count > T::MAX_REQUEST {
+                Err(E2BIG)
+            } else {
+                UserSlice::new(UserPtr::from_ptr(buffer.cast_mut().cast()), count)
+                    .read_all(&mut bytes, GFP_KERNEL)
+                    .map(|()| bytes.as_slice())
+            };
+
+            let mut descriptor = descriptor.lock();
+            descriptor.text = Text::new();
+            descriptor.reply = true;
+            // The position stays, so that the next read gives the reply from its beginning.
+            entry
+                .files
+                .store(entry.file, request, &mut descriptor.text)?;
+            Ok(count)
+        })
+    }
+}
+
+/// The return value of a `read` or a `write`.
+fn returned(call: impl FnOnce() -> Result<usize>) -> isize {
+    match call() {
+        // The VFS limits counts to less than `isize::MAX` (`MAX_RW_COUNT`).
+        Ok(count) => count as isize,
+        Err(error) => error.to_errno() as isize,
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine that the module was loaded on: its IMA, its TPM, and the banks that can be replayed.
+//! All of it is found at load and never changes.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    bank::{
+        Bank,
+        Banks,
+        Pcr,
+        Value,
+        MAX_BANKS,
+        MAX_DIGEST, //
+    },
+    btf::Btf,
+    layout::Layout,
+    report::Escaped,
+    rust::{
+        hash::{
+            self,
+            Hashes, //
+        },
+        ima::{
+            self,
+            Ima,
+            Unusable, //
+        },
+        symbols::Symbols,
+        tpm::Chip, //
+    },
+    values::PcrValues,
+};
+use kernel::{
+    prelude::*,
+    str::CString, //
+};
+
+/// PCR values in memory of the kernel.
+pub(crate) type Values = PcrValues<KVec<Value>>;
+
+/// What the module was loaded on.
+pub(crate) struct Machine {
+    /// IMA.
+    pub(crate) ima: Ima,
+    /// The banks that can be replayed, in the order of the TPM.
+    pub(crate) banks: Banks,
+    /// The hash algorithms of these banks.
+    pub(crate) hashes: Hashes,
+    /// The names of the banks that cannot be replayed.
+    pub(crate) unreplayable: KVec<CString>,
+    /// The PCR that IMA extends unless a rule names another.
+    pub(crate) measure_pcr: Pcr,
+    tpm: Chip,
+    /// The TPM's own number for the algorithm of each bank.
+    alg_ids: [u16; MAX_BANKS],
+}
+
+/// The layout of the running kernel's structs.
+fn layout(symbols: &Symbols) -> Result<Layout> {
+    let blob = symbols.btf().map_err(|error| {
+        log_err!("{error}");
+        error.errno()
+    })?;
+    let btf = Btf::parse(blob).map_err(|error| {
+        log_err!("BTF of the kernel: {error}");
+        EOPNOTSUPP
+    })?;
+    let types = btf.count_types().map_err(|error| {
+        log_err!("BTF of the kernel: {error}");
+        EOPNOTSUPP
+    })?;
+    let mut offsets = KVVec::from_elem(0u32, types as usize, GFP_KERNEL)?;
+    let index = btf.index(&mut offsets).map_err(|error| {
+        log_err!("BTF of the kernel: {error}");
+        EOPNOTSUPP
+    })?;
+
+    Layout::resolve(&index).map_err(|error| {
+        log_err!("{error}: this kernel's IMA is not one that is known; nothing is touched");
+        EOPNOTSUPP
+    })
+}
+
+impl Machine {
+    /// Finds all of it, or says in the log what is missing.
+    ///
+    /// `ENOENT` if a symbol is missing, `ENXIO` if one is not what it should be, `EOPNOTSUPP` if a
+    /// struct or every bank is unknown, `ENODEV` without IMA or a TPM, `ENOMEM`.
+    pub(crate) fn find() -> Result<Self> {
+        let symbols = Symbols::find().map_err(|error| {
+            log_err!("{error}");
+            error.errno()
+        })?;
+        let layout = layout(&symbols)?;
+        let (ima, tpm) = Ima::new(symbols, layout).map_err(|error| match error {
+            Unusable::NoIma => {
+                log_err!("IMA is not initialised on this kernel: there is no list to trim");
+                ENODEV
+            }
+            Unusable::NoTpm => {
+                log_err!(
+                    "IMA has no TPM: no PCR values name a point of the list; a TPM driver that is \
+                     a module comes too late for IMA"
+                );
+                ENODEV
+            }
+            Unusable::Slots { sha1, extra } => {
+                log_err!("ima_sha1_idx={sha1} and ima_extra_slots={extra} make no sense");
+                ENXIO
+            }
+            Unusable::Lists => {
+                log_err!("enum binary_lists has more enumerators than IMA has counters");
+                ENXIO
+            }
+        })?;
+        let Some(measure_pcr) = Pcr::new(ima::measure_pcr()) else {
+            log_err!("CONFIG_IMA_MEASURE_PCR_IDX is no PCR");
+            return Err(ENXIO);
+        };
+
+        let mut this = Self {
+            ima,
+            banks: Banks::new(),
+            hashes: Hashes::new(),
+            unreplayable: KVec::new(),
+            measure_pcr,
+            tpm,
+            alg_ids: [0; MAX_BANKS],
+        };
+        this.find_banks()?;
+        Ok(this)
+    }
+
+    /// Finds which banks can be replayed.
+    fn find_banks(&mut self) -> Result {
+        for (position, bank) in self.tpm.banks().enumerate() {
+            let number = self.banks.len();
+            let algorithm = hash::algorithm(bank.crypto_id);
+            let replayable = algorithm
+                .filter(|(name, size)| {
+                    *size == usize::from(bank.digest_size)
+                        && self.hashes.set(number, name, *size).is_ok()
+                })
+                .and_then(|(name, size)| {
+                    let name = name.to_str().ok()?;
+
+                    Some(Bank {
+                        name,
+                        size,
+                        position,
+                    })
+                })
+                .is_some_and(|bank| self.banks.push(bank).is_ok());
+
+            if !replayable {
+                let alg_id = bank.alg_id;
+                let name = match algorithm.and_then(|(name, _)| name.to_str().ok()) {
+                    Some(name) => CString::try_from_fmt(fmt!("{name}"))?,
+                    None => CString::try_from_fmt(fmt!("alg_{alg_id:#06x}"))?,
+                };
+
+                log_warn!(
+                    "bank {} cannot be replayed: its values are neither kept nor accepted",
+                    Escaped(name.to_bytes())
+                );
+                self.unreplayable.push(name, GFP_KERNEL)?;
+            } else if let Some(slot) = self.alg_ids.get_mut(number) {
+                *slot = bank.alg_id;
+            }
+        }
+        if self.banks.is_empty() {
+            log_err!("no bank of the TPM can be replayed");
+            return Err(EOPNOTSUPP);
+        }
+        Ok(())
+    }
+
+    /// Room for the values of all PCRs in all banks, at their reset values.
+    pub(crate) fn reset_values(&self) -> Result<Values> {
+        let cells = KVec::from_elem([0; MAX_DIGEST], Values::cells(&self.banks), GFP_KERNEL)?;
+        let mut values = PcrValues::new(cells, &self.banks).ok_or(EINVAL)?;
+
+        values.reset(&self.banks);
+        Ok(values)
+    }
+
+    /// A copy of PCR values.
+    pub(crate) fn copy(&self, values: &Values) -> Result<Values> {
+        let mut copy = self.reset_values()?;
+
+        if copy.copy_from(values) {
+            Ok(copy)
+        } else {
+            Err(EINVAL)
+        }
+    }
+
+    /// The value that a PCR of the TPM has in a bank. `EIO` if the TPM does not answer.
+    pub(crate) fn read_pcr(&self, bank: usize, pcr: Pcr) -> Result<Value> {
+        let info = self.banks.get(bank).ok_or(EINVAL)?;
+        let alg_id = self.alg_ids.get(bank).ok_or(EINVAL)?;
+
+        self.tpm.read(info, *alg_id, pcr)
+    }
+}

@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module: loading, its files, unloading.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    machine::Machine,
+    report::{
+        self,
+        TrimResult, //
+    },
+    request::MAX_REQUEST,
+    rust::securityfs::{
+        Directory,
+        Files, //
+    },
+    text::Text,
+    trim::Trimmer,
+};
+use kernel::{prelude::*, str::CStr, sync::Arc};
+
+/// The files.
+#[derive(Clone, Copy)]
+pub(crate) enum File {
+    /// Requests, and their outcomes.
+    Trim,
+    /// The starting PCR values.
+    StartingPcrs,
+    /// The violations that were trimmed.
+    Violations,
+    /// The state of the module.
+    Status,
+}
+
+/// Their names and modes.
+const FILES: [(&CStr, u16, File); 4] = [
+    (c"trim", 0o600, File::Trim),
+    (c"starting_pcrs", 0o440, File::StartingPcrs),
+    (c"violations", 0o440, File::Violations),
+    (c"status", 0o440, File::Status),
+];
+
+impl Files for Trimmer {
+    const MAX_REQUEST: usize = MAX_REQUEST;
+    type File = File;
+
+    fn show(&self, file: File, text: &mut Text) -> Result {
+        if let File::Status = file {
+            self.catch_up();
+        }
+        let ledger = self.ledger.lock();
+        let counters = self.machine.ima.counters();
+
+        match file {
+            File::Trim => ledger.show_outcome(text),
+            File::StartingPcrs => ledger.show_starting(text, &self.machine, &counters),
+            File::Violations => ledger.show_violations(text),
+            File::Status => ledger.show_status(text, &self.machine, &counters),
+        }
+        // Writing fails only if memory does.
+        .map_err(|_| ENOMEM)
+    }
+
+    fn store(&self, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
+        let File::Trim = file else {
+            return Err(EINVAL);
+        };
+        let outcome = self.request(request);
+
+        // The outcome stands whether or not there is memory to tell it.
+        let _ = report::outcome(reply, &outcome);
+        match outcome.result {
+            TrimResult::Refused(errno) => Err(Error::from_errno(errno.code().saturating_neg())),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The module. The files are dropped first.
+pub(crate) struct ImaTrim {
+    directory: Option<Directory<Trimmer>>,
+    trimmer: Arc<Trimmer>,
+}
+
+impl kernel::Module for ImaTrim {
+    fn init(module: &'static ThisModule) -> Result<Self> {
+        let trimmer = Arc::pin_init(Trimmer::new(Machine::find()?), GFP_KERNEL)?;
+
+        trimmer.begin()?;
+        {
+            let counters = trimmer.machine.ima.counters();
+            let base = trimmer.ledger.lock().base(&counters);
+
+            log_info!(
+                "loaded: {} records in the list, base={}",
+                counters.live,
+                base.as_str()
+            );
+        }
+        // Last, and nothing that can fail may follow.
+        let directory =
+            Directory::new(module, c"ima_trim", &trimmer, &FILES).inspect_err(|_| {
+                log_err!(
+                    "the files in securityfs cannot be made: is it there, and is ima_trim free?"
+                )
+            })?;
+
+        Ok(Self {
+            directory: Some(directory),
+            trimmer,
+        })
+    }
+}
+
+impl Drop for ImaTrim {
+    fn drop(&mut self) {
+        drop(self.directory.take());
+
+        // For whoever has to restore them by hand: they are not kept anywhere else.
+        let mut text = Text::new();
+        if self.trimmer.show(File::StartingPcrs, &mut text).is_ok() {
+            log_info!("unloaded; the starting PCR values were:");
+            for line in core::str::from_utf8(text.as_bytes())
+                .unwrap_or_default()
+                .lines()
+            {
+                log_info!("{line}");
+            }
+        }
+    }
+}
