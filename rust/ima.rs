@@ -38,7 +38,10 @@ pub(crate) use self::{
 
 use super::{
     ffi,
-    symbols::Symbols,
+    symbols::{
+        Symbol,
+        Symbols, //
+    },
     tpm::Chip, //
 };
 use crate::layout::Layout;
@@ -60,6 +63,12 @@ pub(crate) struct Ima {
     symbols: Symbols,
     layout: Layout,
     sha1_slot: usize,
+    /// `ima_num_records[]` of the list, of the staged list, and of all records ever added.
+    live: Symbol<i64>,
+    staged: Symbol<i64>,
+    full: Symbol<i64>,
+    /// `binary_runtime_size[]` of the list.
+    serialised: Symbol<usize>,
 }
 
 /// Why IMA cannot be used.
@@ -113,13 +122,15 @@ impl Ima {
         };
 
         let lists = layout.binary_lists;
-        for list in [lists.binary, lists.binary_staged, lists.binary_full] {
-            if symbols.ima_num_records.element(list).is_none()
-                || symbols.binary_runtime_size.element(list).is_none()
-            {
-                return Err(Unusable::Lists);
-            }
-        }
+        let records = &symbols.ima_num_records;
+        let (Some(live), Some(staged), Some(full), Some(serialised)) = (
+            records.element(lists.binary),
+            records.element(lists.binary_staged),
+            records.element(lists.binary_full),
+            symbols.binary_runtime_size.element(lists.binary),
+        ) else {
+            return Err(Unusable::Lists);
+        };
 
         // INVARIANT: The slot was just checked; the layout is by the caller's word.
         Ok((
@@ -127,6 +138,10 @@ impl Ima {
                 symbols,
                 layout,
                 sha1_slot,
+                live,
+                staged,
+                full,
+                serialised,
             },
             chip,
         ))

@@ -75,8 +75,13 @@ struct Entry<T: Files> {
     opened: *const bindings::file_operations,
     /// Whether all files are there, and so the module is sure to stay for whoever opens one.
     ready: Atomic<bool>,
-    /// Our reference on the file's inode, null until it is created.
-    inode: *mut bindings::inode,
+}
+
+/// A file that was made.
+struct Made<T: Files> {
+    entry: KBox<Entry<T>>,
+    /// Our reference on its inode.
+    inode: NonNull<bindings::inode>,
 }
 
 /// What a descriptor has of its own.
@@ -92,11 +97,11 @@ struct Descriptor {
 /// # Invariants
 ///
 /// - `dir` is a directory of securityfs that was not removed yet.
-/// - Each entry's inode, if not null, is one of a file in it, and has the entry as `i_private`.
+/// - Each of `made` is a file in it, whose inode has the entry as `i_private`.
 /// - `_opened` and the entries stay where they are until no file is open and none can be opened.
 pub(crate) struct Directory<T: Files> {
     dir: NonNull<bindings::dentry>,
-    entries: KVec<KBox<Entry<T>>>,
+    made: KVec<Made<T>>,
     _opened: KBox<bindings::file_operations>,
 }
 
@@ -123,7 +128,7 @@ impl<T: Files> Directory<T> {
             },
             GFP_KERNEL,
         )?;
-        let entries = KVec::with_capacity(list.len(), GFP_KERNEL)?;
+        let made = KVec::with_capacity(list.len(), GFP_KERNEL)?;
         // SAFETY: `name` is a string, and null stands for the root.
         let dir = from_err_ptr(unsafe {
             bindings::securityfs_create_dir(name.as_char_ptr(), core::ptr::null_mut())
@@ -132,27 +137,26 @@ impl<T: Files> Directory<T> {
         // INVARIANT: The directory was just made and has no files.
         let mut this = Self {
             dir: NonNull::new(dir).ok_or(ENODEV)?,
-            entries,
+            made,
             _opened: opened,
         };
         for (name, mode, file) in list {
             this.create(name, *mode, *file, files)?;
         }
-        for entry in &this.entries {
-            entry.ready.store(true, Release);
+        for made in &this.made {
+            made.entry.ready.store(true, Release);
         }
         Ok(this)
     }
 
     /// Makes a file.
     fn create(&mut self, name: &'static CStr, mode: u16, file: T::File, files: &Arc<T>) -> Result {
-        let mut entry = KBox::new(
+        let entry = KBox::new(
             Entry {
                 files: files.clone(),
                 file,
                 opened: &raw const *self._opened,
                 ready: Atomic::new(false),
-                inode: core::ptr::null_mut(),
             },
             GFP_KERNEL,
         )?;
@@ -165,17 +169,19 @@ impl<T: Files> Directory<T> {
                 name.as_char_ptr(),
                 mode,
                 self.dir.as_ptr(),
-                (&raw mut *entry).cast(),
+                (&raw const *entry).cast_mut().cast(),
                 &Operations::<T>::CLOSED,
             )
         })?;
         // SAFETY: securityfs made the dentry with an inode; both exist until they are removed.
-        unsafe {
-            entry.inode = (*dentry).d_inode;
-            bindings::ihold(entry.inode);
-        }
-        // INVARIANT: The inode is that of the file that was just made.
-        self.entries.push_within_capacity(entry).map_err(|_| ENOMEM)
+        let inode = unsafe {
+            bindings::ihold((*dentry).d_inode);
+            NonNull::new_unchecked((*dentry).d_inode)
+        };
+        // INVARIANT: The file was just made. There is room, so this does not fail.
+        self.made
+            .push_within_capacity(Made { entry, inode })
+            .map_err(|_| ENOMEM)
     }
 }
 
@@ -184,27 +190,27 @@ impl<T: Files> Drop for Directory<T> {
         // SAFETY: By the type's invariants. Takes the files along.
         unsafe { bindings::securityfs_remove(self.dir.as_ptr()) };
 
-        for entry in &self.entries {
+        for made in &self.made {
             // SAFETY: We have a reference on the inode. From here on its `i_fop` is one of the
             // kernel's own, whose open fails.
-            unsafe { bindings::make_bad_inode(entry.inode) };
+            unsafe { bindings::make_bad_inode(made.inode.as_ptr()) };
         }
         // Who opens counts first and then looks at `i_fop` (`do_dentry_open()`). A grace period has
         // a full memory barrier on each CPU: who looked before it is counted by now.
         //
         // SAFETY: No lock is held.
         unsafe { bindings::synchronize_rcu() };
-        for entry in &self.entries {
+        for made in &self.made {
             // What is counted is about to fail, in `open()` below or before: a file that is open
             // has a reference on the module, and there is none any more.
             //
             // SAFETY: We have a reference on the inode.
-            while unsafe { ffi::ima_trim_inode_opened(entry.inode) } {
+            while unsafe { ffi::ima_trim_inode_opened(made.inode.as_ptr()) } {
                 // SAFETY: No lock is held.
                 unsafe { bindings::msleep(1) };
             }
             // SAFETY: We have a reference on the inode, and give it back.
-            unsafe { bindings::iput(entry.inode) };
+            unsafe { bindings::iput(made.inode.as_ptr()) };
         }
     }
 }

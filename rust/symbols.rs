@@ -20,7 +20,8 @@ use kernel::{
     error::to_result,
     ffi::c_ulong,
     prelude::*,
-    str::CStr, //
+    str::CStr,
+    sync::atomic::Atomic, //
 };
 
 /// Room for what `sprint_symbol()` prints: `KSYM_SYMBOL_LEN`, generously.
@@ -30,7 +31,7 @@ const SYMBOL_TEXT: usize = 1024;
 ///
 /// # Invariants
 ///
-/// `address` is where the kernel's symbol of the name asked for begins, aligned for `T`, with at
+/// `address` is in the data of the kernel's symbol of the name asked for, aligned for `T`, with at
 /// least `room` bytes, no less than a `T` has, before the next symbol. It is data of the kernel
 /// itself and so is never freed.
 pub(super) struct Symbol<T> {
@@ -49,12 +50,25 @@ impl<T> Symbol<T> {
         self.address.as_ptr()
     }
 
-    /// The address of the element `index`, if there is room for it before the next symbol.
-    pub(super) fn element(&self, index: usize) -> Option<*mut T> {
-        let end = index.checked_add(1)?.checked_mul(size_of::<T>())?;
+    /// The element `index` of an array, if there is room for it before the next symbol.
+    pub(super) fn element(&self, index: usize) -> Option<Self> {
+        let offset = index.checked_mul(size_of::<T>())?;
+        let room = self.room.checked_sub(offset)?;
 
-        // The offset stays within `room` bytes from `address`.
-        (end <= self.room).then(|| self.as_ptr().wrapping_add(index))
+        // INVARIANT: The element has at least the room of a `T`, and it is within the same data.
+        (room >= size_of::<T>())
+            .then(|| NonNull::new(self.as_ptr().wrapping_add(index)))
+            .flatten()
+            .map(|address| Self { address, room })
+    }
+}
+
+impl Symbol<i64> {
+    /// An `atomic_long_t`.
+    pub(super) fn atomic(&self) -> &Atomic<i64> {
+        // SAFETY: By the invariants of the type it is valid. Only `atomic_long_t`s are declared as
+        // `i64` below, which the kernel accesses by atomic operations only.
+        unsafe { Atomic::from_ptr(self.as_ptr()) }
     }
 }
 

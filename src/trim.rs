@@ -162,8 +162,12 @@ impl From<Undecided> for Refusal {
     fn from(undecided: Undecided) -> Self {
         match undecided {
             Undecided::Busy(busy) => busy.into(),
-            // Without the TPM's word the starting values are an assumption.
-            Undecided::Tpm => Errno::Uclean.into(),
+            Undecided::Tpm => {
+                log_warn!(
+                    "trim refused: without the TPM's values the starting values are not verified"
+                );
+                Errno::Uclean.into()
+            }
             Undecided::Killed => Errno::Intr.into(),
             Undecided::NoMemory => Errno::NoMem.into(),
             Undecided::Replay(error) => {

@@ -273,8 +273,8 @@ impl Record for ListRecord<'_> {
 /// `at` is the head of the list, or the link of a record in it; a [`ReaderHold`] exists during
 /// `'h`, so that no record leaves the list.
 pub(crate) struct Walk<'h> {
-    ima: &'h Ima,
-    at: NonNull<list_head>,
+    hold: &'h ReaderHold<'h>,
+    at: *mut list_head,
     records: u64,
     /// What the records take when serialised, if IMA counts that.
     serialised: Option<usize>,
@@ -284,17 +284,13 @@ pub(crate) struct Walk<'h> {
 
 impl<'h> Walk<'h> {
     /// `counters` are the list's own, taken during the hold.
-    pub(super) fn new(hold: &'h ReaderHold<'_>, ima: &'h Ima, counters: &Counters) -> Self {
-        let _ = hold;
-        let head = ima.symbols.ima_measurements.as_ptr();
-
+    pub(super) fn new(hold: &'h ReaderHold<'h>, counters: &Counters) -> Self {
         // INVARIANT: It is the head, and there is a hold.
         Self {
-            ima,
-            // A symbol is nowhere at null.
-            at: NonNull::new(head).unwrap_or(NonNull::dangling()),
+            hold,
+            at: hold.ima.symbols.ima_measurements.as_ptr(),
             records: 0,
-            serialised: ima.counts_serialised().then_some(0),
+            serialised: hold.ima.counts_serialised().then_some(0),
             generation: counters.generation(),
             listed: u64::try_from(counters.live).unwrap_or(0),
         }
@@ -323,23 +319,23 @@ impl<'h> Iterator for Walk<'h> {
     type Item = ListRecord<'h>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let head = self.ima.symbols.ima_measurements.as_ptr();
+        let ima = self.hold.ima;
         // SAFETY: `at` is a valid link by the invariants, whose `next` is only stored to atomically
         // (`list_add_tail_rcu()`).
-        let next = unsafe { Atomic::from_ptr(&raw mut (*self.at.as_ptr()).next) };
+        let next = unsafe { Atomic::from_ptr(&raw mut (*self.at).next) };
         // ORDERING: The acquire pairs with the release of `list_add_tail_rcu()`: what the record
         // is made of was written before.
         let next = next.load(Acquire);
 
-        if next == head {
+        if next == ima.symbols.ima_measurements.as_ptr() {
             return None;
         }
         // SAFETY: It is the link of a record in the list, complete as just said, and stays that
         // because of the hold.
-        let record = unsafe { ListRecord::from_link(self.ima, next) }?;
+        let record = unsafe { ListRecord::from_link(ima, next) }?;
 
         // INVARIANT: As just said.
-        self.at = NonNull::new(next)?;
+        self.at = next;
         self.records = self.records.saturating_add(1);
         self.serialised = self
             .serialised
@@ -355,7 +351,7 @@ impl<'h> Iterator for Walk<'h> {
 /// `last` is the link of the record number `records` of the list, or the head if that is 0, as
 /// long as the hold of `'h` exists and the list is of this generation.
 pub(crate) struct Position<'h> {
-    last: NonNull<list_head>,
+    last: *mut list_head,
     records: u64,
     serialised: Option<usize>,
     generation: i64,
@@ -376,17 +372,9 @@ impl Position<'_> {
 impl Ima {
     /// Whether IMA counts what the records take when serialised (`CONFIG_IMA_KEXEC`).
     fn counts_serialised(&self) -> bool {
-        self.binary_runtime_size()
-            // SAFETY: The pointer is valid. That the mark is there does not change but once, from
-            // a number to the mark; a cut looks again under the mutex.
-            .is_some_and(|size| unsafe { size.read_volatile() } != NOT_COUNTED)
-    }
-
-    /// What the records in the list take when serialised.
-    fn binary_runtime_size(&self) -> Option<*mut usize> {
-        self.symbols
-            .binary_runtime_size
-            .element(self.layout.binary_lists.binary)
+        // SAFETY: The pointer is valid. The size changes meanwhile, but whether it is the mark does
+        // not, save once from a size to the mark; a cut looks again under the mutex.
+        unsafe { self.serialised.as_ptr().read_volatile() != NOT_COUNTED }
     }
 }
 
@@ -400,7 +388,7 @@ pub(super) fn cut<'i>(
     position: Position<'_>,
 ) -> Result<Cut<'i>, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
-    let last = position.last.as_ptr();
+    let last = position.last;
 
     if position.records == 0 || last == head {
         return Err(Busy::Changed);
@@ -424,12 +412,14 @@ pub(super) fn cut<'i>(
         first
     };
 
-    let counter = ima.num_records(ima.layout.binary_lists.binary);
-    counter.store(
-        counter.load(Relaxed).saturating_sub(position.records()),
+    let live = ima.live.atomic();
+    live.store(
+        live.load(Relaxed).saturating_sub(position.records()),
         Relaxed,
     );
-    if let (Some(total), Some(size)) = (ima.binary_runtime_size(), position.serialised) {
+    if let Some(size) = position.serialised {
+        let total = ima.serialised.as_ptr();
+
         // SAFETY: The pointer is valid, and the mutex, which covers it, is held.
         unsafe {
             if *total != NOT_COUNTED {

@@ -17,10 +17,7 @@ use core::{
 };
 use kernel::{
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Relaxed,
         lock::{
             mutex::MutexBackend,
             Guard,
@@ -201,27 +198,14 @@ impl Ima {
         self.counters_locked(&self.extend_list_mutex())
     }
 
-    /// The number of records of one of `enum binary_lists`.
-    pub(super) fn num_records(&self, list: usize) -> &Atomic<i64> {
-        let counter = match self.symbols.ima_num_records.element(list) {
-            Some(counter) => counter,
-            // `Ima::new()` checked the lists that are asked for.
-            None => self.symbols.ima_num_records.as_ptr(),
-        };
-
-        // SAFETY: By the invariants of `Symbol` it is an `atomic_long_t`, never freed; the kernel
-        // accesses it by atomic operations only.
-        unsafe { Atomic::from_ptr(counter) }
-    }
-
+    /// IMA's counters, under `ima_extend_list_mutex`.
     fn counters_locked(&self, _list: &KernelMutexGuard) -> Counters {
-        let lists = &self.layout.binary_lists;
         let staged = self.symbols.ima_measurements_staged.as_ptr();
 
         Counters {
-            live: self.num_records(lists.binary).load(Relaxed),
-            staged: self.num_records(lists.binary_staged).load(Relaxed),
-            full: self.num_records(lists.binary_full).load(Relaxed),
+            live: self.live.atomic().load(Relaxed),
+            staged: self.staged.atomic().load(Relaxed),
+            full: self.full.atomic().load(Relaxed),
             // SAFETY: The head of the staged list is changed under `ima_extend_list_mutex` only,
             // which is held.
             any_staged: unsafe { (*staged).next } != staged,
@@ -240,7 +224,7 @@ impl Ima {
 ///
 /// `ima_measure_users` counts this hold.
 pub(crate) struct ReaderHold<'i> {
-    ima: &'i Ima,
+    pub(super) ima: &'i Ima,
 }
 
 impl<'i> ReaderHold<'i> {
@@ -251,7 +235,7 @@ impl<'i> ReaderHold<'i> {
         let counters = self.ima.counters();
 
         counters.check()?;
-        Ok(Walk::new(self, self.ima, &counters))
+        Ok(Walk::new(self, &counters))
     }
 
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
