@@ -88,7 +88,7 @@ impl Machine {
     ///
     /// `ENOENT` if a symbol is missing, `ENXIO` if one is not what it should be, `EOPNOTSUPP` if a
     /// struct or every bank is unknown, `ENODEV` without IMA or a TPM, `ENOMEM`.
-    pub(crate) fn find() -> Result<Self> {
+    pub(crate) fn find() -> Result<KBox<Self>> {
         let symbols = Symbols::find().map_err(|error| {
             log_err!("{error}");
             error.errno()
@@ -120,15 +120,18 @@ impl Machine {
             return Err(ENXIO);
         };
 
-        let mut this = Self {
-            ima,
-            banks: Banks::new(),
-            hashes: Hashes::new(),
-            unreplayable: KVec::new(),
-            measure_pcr,
-            tpm,
-            alg_ids: [0; MAX_BANKS],
-        };
+        let mut this = KBox::new(
+            Self {
+                ima,
+                banks: Banks::new(),
+                hashes: Hashes::new(),
+                unreplayable: KVec::new(),
+                measure_pcr,
+                tpm,
+                alg_ids: [0; MAX_BANKS],
+            },
+            GFP_KERNEL,
+        )?;
         this.find_banks()?;
         Ok(this)
     }

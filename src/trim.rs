@@ -73,7 +73,7 @@ use kernel::{
 #[pin_data]
 pub(crate) struct Trimmer {
     /// The machine.
-    pub(crate) machine: Machine,
+    pub(crate) machine: KBox<Machine>,
     /// The account. Outside of the mutexes of IMA.
     #[pin]
     pub(crate) ledger: Mutex<Ledger>,
@@ -186,7 +186,7 @@ impl From<replay::SearchError<HashError, FatalSignal>> for Refusal {
 
 impl Trimmer {
     /// A trimmer that trimmed nothing yet.
-    pub(crate) fn new(machine: Machine) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(machine: KBox<Machine>) -> impl PinInit<Self, Error> {
         let ledger = Ledger::new(&machine);
 
         try_pin_init!(Self {
