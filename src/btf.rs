@@ -444,7 +444,7 @@ impl<'a> Enum<'a> {
                 (false, true) => u32::MAX,
                 (false, false) => 0,
             };
-            Ok((btf.name(word(0))?, u64::from(high) << 32 | u64::from(low)))
+            Ok((btf.name(word(0))?, (u64::from(high) << 32) | u64::from(low)))
         })
     }
 }

@@ -217,13 +217,13 @@ impl Found {
             Kind::Int(int) => Self::Unsigned(int.size),
             Kind::Array { count, .. } => Self::Array(count),
             Kind::Void => Self::Other("void"),
-            Kind::Pointer(_) => Self::Other("a pointer"),
+            Kind::Pointer(_) => Self::Other("pointer"),
             Kind::Struct(_) => Self::Other("another struct"),
-            Kind::ForwardStruct => Self::Other("a struct without members"),
-            Kind::Union(_) | Kind::ForwardUnion => Self::Other("a union"),
-            Kind::Enum(_) => Self::Other("an enum"),
-            Kind::Float(_) => Self::Other("a floating point number"),
-            Kind::Alias(_) | Kind::Other => Self::Other("no type of a member"),
+            Kind::ForwardStruct => Self::Other("struct without members"),
+            Kind::Union(_) | Kind::ForwardUnion => Self::Other("union"),
+            Kind::Enum(_) => Self::Other("enum"),
+            Kind::Float(_) => Self::Other("floating point number"),
+            Kind::Alias(_) | Kind::Other => Self::Other("not the type of a member"),
         }
     }
 }
@@ -231,9 +231,9 @@ impl Found {
 impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Signed(size) => write!(f, "a {size}-byte signed integer"),
-            Self::Unsigned(size) => write!(f, "a {size}-byte unsigned integer"),
-            Self::Array(count) => write!(f, "an array of {count}"),
+            Self::Signed(size) => write!(f, "{size}-byte signed integer"),
+            Self::Unsigned(size) => write!(f, "{size}-byte unsigned integer"),
+            Self::Array(count) => write!(f, "array of {count}"),
             Self::Other(what) => f.write_str(what),
         }
     }
@@ -337,7 +337,7 @@ impl fmt::Display for LayoutError {
                 found,
             } => write!(
                 f,
-                "struct {structure}: member '{member}' is not {expected} (found {found})"
+                "struct {structure}: member '{member}' is not {expected} (found: {found})"
             ),
             Self::Bitfield { structure, member } => {
                 write!(f, "struct {structure}: member '{member}' is a bitfield")
@@ -389,6 +389,7 @@ impl Layout {
     pub fn resolve(index: &Index<'_>) -> Result<Self, LayoutError> {
         use Expected::{Array, Char, Flexible, Pointer, Struct};
 
+        // Each struct comes before those that refer to it: one that is not there is named first.
         let (size, [next, prev]) = members(
             index,
             LIST_HEAD,
@@ -404,40 +405,30 @@ impl Layout {
         };
         list_head.check()?;
 
-        let (size, [hnext, later, entry]) = members(
+        let (size, [alg_id, digest]) = members(
             index,
-            "ima_queue_entry",
-            [
-                ("hnext", Struct("hlist_node")),
-                ("later", Struct(LIST_HEAD)),
-                ("entry", Pointer(&Struct(TEMPLATE_ENTRY))),
-            ],
+            TPM_DIGEST,
+            [("alg_id", U16), ("digest", Array(MAX_DIGEST_SIZE, &U8))],
         )?;
-        let queue_entry = QueueEntry {
+        let tpm_digest = TpmDigest {
             size,
-            hnext: hnext.offset,
-            later: later.offset,
-            entry: entry.offset,
+            alg_id: alg_id.offset,
+            digest: digest.offset,
+            digest_len: digest.size,
         };
 
-        let (size, [pcr, digests, template_desc, template_data_len, template_data]) = members(
-            index,
-            TEMPLATE_ENTRY,
-            [
-                ("pcr", INT),
-                ("digests", Pointer(&Struct(TPM_DIGEST))),
-                ("template_desc", Pointer(&Struct(TEMPLATE_DESC))),
-                ("template_data_len", U32),
-                ("template_data", Flexible(&Struct(FIELD_DATA))),
-            ],
-        )?;
-        let template_entry = TemplateEntry {
+        let (size, [data, len]) =
+            members(index, FIELD_DATA, [("data", Pointer(&U8)), ("len", U32)])?;
+        let field_data = FieldData {
             size,
-            pcr: pcr.offset,
-            digests: digests.offset,
-            template_desc: template_desc.offset,
-            template_data_len: template_data_len.offset,
-            template_data: template_data.offset,
+            data: data.offset,
+            len: len.offset,
+        };
+
+        let (_, [field_id]) = members(index, TEMPLATE_FIELD, [("field_id", Array(1, &Char))])?;
+        let template_field = TemplateField {
+            field_id: field_id.offset,
+            field_id_len: field_id.size,
         };
 
         let (_, [name, num_fields, fields]) = members(
@@ -455,30 +446,40 @@ impl Layout {
             fields: fields.offset,
         };
 
-        let (_, [field_id]) = members(index, TEMPLATE_FIELD, [("field_id", Array(1, &Char))])?;
-        let template_field = TemplateField {
-            field_id: field_id.offset,
-            field_id_len: field_id.size,
-        };
-
-        let (size, [data, len]) =
-            members(index, FIELD_DATA, [("data", Pointer(&U8)), ("len", U32)])?;
-        let field_data = FieldData {
-            size,
-            data: data.offset,
-            len: len.offset,
-        };
-
-        let (size, [alg_id, digest]) = members(
+        let (size, [pcr, digests, desc, template_data_len, template_data]) = members(
             index,
-            TPM_DIGEST,
-            [("alg_id", U16), ("digest", Array(MAX_DIGEST_SIZE, &U8))],
+            TEMPLATE_ENTRY,
+            [
+                ("pcr", INT),
+                ("digests", Pointer(&Struct(TPM_DIGEST))),
+                ("template_desc", Pointer(&Struct(TEMPLATE_DESC))),
+                ("template_data_len", U32),
+                ("template_data", Flexible(&Struct(FIELD_DATA))),
+            ],
         )?;
-        let tpm_digest = TpmDigest {
+        let template_entry = TemplateEntry {
             size,
-            alg_id: alg_id.offset,
-            digest: digest.offset,
-            digest_len: digest.size,
+            pcr: pcr.offset,
+            digests: digests.offset,
+            template_desc: desc.offset,
+            template_data_len: template_data_len.offset,
+            template_data: template_data.offset,
+        };
+
+        let (size, [hnext, later, entry]) = members(
+            index,
+            "ima_queue_entry",
+            [
+                ("hnext", Struct("hlist_node")),
+                ("later", Struct(LIST_HEAD)),
+                ("entry", Pointer(&Struct(TEMPLATE_ENTRY))),
+            ],
+        )?;
+        let queue_entry = QueueEntry {
+            size,
+            hnext: hnext.offset,
+            later: later.offset,
+            entry: entry.offset,
         };
 
         let [binary, binary_staged, binary_full, last] = indexes(
@@ -666,7 +667,7 @@ fn indexes<const N: usize>(
         let last = values.last().copied().unwrap_or(0);
         for (value, name) in values.into_iter().zip(wanted) {
             let unique = values.iter().filter(|&&other| other == value).count() == 1;
-            if !unique || value > last || last > MAX_LISTS {
+            if !unique || value > last.min(MAX_LISTS) {
                 return Err(LayoutError::Enumerator {
                     enumeration,
                     enumerator: name,
