@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: GPL-2.0
+#
+# Builds the module with the kernel's own build system (Kbuild has the rules) and runs everything else through
+# tools/testing/vm/enter, which makes what it needs. See 'make help'.
+
+# A kernel tree prepared for external modules written in Rust.
+KDIR ?= /lib/modules/$(shell uname -r)/build
+# The kernel that 'make kdir' prepares a tree for.
+RELEASE ?= $(shell uname -r)
+
+VM := tools/testing/vm
+ENTER := $(VM)/enter
+
+.PHONY: modules install kdir demo test shell lint update clean distclean help
+
+modules:
+	@$(VM)/check-tree '$(KDIR)'
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
+
+install: modules
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules_install
+	depmod $(if $(INSTALL_MOD_PATH),-b '$(INSTALL_MOD_PATH)') "$$(cat '$(KDIR)/include/config/kernel.release')"
+
+kdir:
+	@$(ENTER) $(VM)/kdir '$(RELEASE)'
+
+demo:
+	@$(ENTER) $(VM)/vm.py --name demo --no-load tools/testing/demo/session
+
+test:
+	@$(ENTER) $(VM)/test.py $(T)
+
+shell:
+	@$(ENTER) $(VM)/vm.py --name shell
+
+lint:
+	@$(ENTER) $(VM)/lint
+
+update:
+	@IMA_TRIM_UPDATE=1 $(ENTER) $(VM)/vm.py --prepare
+
+clean:
+	find . -name .git -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
+		-o -name '*.rmeta' -o -name '.*.cmd' -o -name '.*.d' -o -name modules.order -o -name Module.symvers \) -exec rm -f {} +
+
+distclean: clean
+	@$(ENTER) --remove
+
+help:
+	@echo 'Building, for the running kernel or for KDIR=<prepared tree>:'
+	@echo '  make               build ima_trim.ko with the toolchain on PATH'
+	@echo '  make install       install it where modprobe finds it'
+	@echo '  make kdir          prepare a tree for the running kernel, or for RELEASE=<release>'
+	@echo '  make clean         remove what the build left here'
+	@echo
+	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
+	@echo '  make demo          show a trim on a stock kernel with a software TPM'
+	@echo '  make test          run all tests, or T=host or T=<scenario> alone'
+	@echo '  make shell         an interactive guest with the module loaded'
+	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
+	@echo '  make update        look for a newer kernel now, not after a day'
+	@echo '  make distclean     clean, and remove the cache of the build root, kernels and guests'
+	@echo
+	@echo 'SUITE=<suite> names where the kernel comes from (trixie-backports).'

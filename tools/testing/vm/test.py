@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Runs the tests: the host's with cargo, and the selftests in one guest for each scenario.
+
+    test.py [name]         all of them, or the scenario of that name, or "host"
+
+Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+"""
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import vm
+
+TESTING = vm.HERE.parent
+SELFTESTS = TESTING / "selftests" / "ima_trim"
+# How long cargo may take, with the download and the build of what the tests need.
+HOST_LIMIT = 600
+
+
+class Tally:
+    """Counts of one suite, and of all."""
+
+    lock = threading.Lock()
+
+    def __init__(self):
+        self.passed = 0
+        self.failed = 0
+
+    def add(self, name, passed, problems, details=""):
+        """Takes in what one test program or guest gave, and shows it. Every problem is one failed test."""
+        with self.lock:
+            self.passed += passed
+            self.failed += len(problems)
+            counts = f"{passed} passed" + (f", {len(problems)} failed" if problems else "")
+            vm.step(f"{name + ' ':.<44} {counts}")
+            for problem in problems:
+                print(f"        {problem}", file=sys.stderr)
+            if problems and details:
+                lines = details.splitlines()
+                print("--- its output:" if len(lines) <= 60 else "--- the last of its output:", file=sys.stderr)
+                print("\n".join(lines[-60:]) + "\n---", file=sys.stderr, flush=True)
+
+
+def judge_tap(text, status):
+    """The number of passed tests in a program's TAP, and a list of what is wrong with it."""
+    passed = 0
+    problems = []
+    seen = 0
+    plan = None
+    for line in text.splitlines():
+        if match := re.match(r"1\.\.(\d+)", line):
+            plan = int(match[1])
+        elif match := re.match(r"(not )?ok\b", line):
+            seen += 1
+            # A guest has all that the tests need, so that a skipped test is a defect of the harness.
+            if match[1] or re.search(r"#\s*SKIP", line, re.I):
+                problems.append(line)
+            else:
+                passed += 1
+        elif line.startswith("Bail out!"):
+            problems.append(line)
+    if plan is None:
+        problems.append("no TAP plan")
+    elif plan != seen:
+        problems.append(f"{plan} tests planned, {seen} reported")
+    elif not seen:
+        problems.append("no test")
+    if status in (124, 137):
+        problems.append("stopped at its time limit")
+    elif status and not problems:
+        problems.append(f"exit status {status}, though no test failed")
+    return passed, problems
+
+
+def read_scenarios():
+    """The guests to boot: see the head of the file."""
+    path = SELFTESTS / "scenarios"
+    scenarios = []
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        raise vm.Failure(f"{path} is missing") from None
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) != 5 or not fields[3].isdigit() or not fields[4]:
+            raise vm.Failure(f"{path}:{number}: not 'name | kernel arguments | tpm | seconds | test files': {line}")
+        name, append, tpm, limit, tests = fields
+        missing = [test for test in tests.split() if not os.access(SELFTESTS / test, os.X_OK)]
+        if missing:
+            raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
+        scenarios.append(vm.Job(
+            name, "tests", append=append, tpm=tpm, limit=int(limit), tests=tests.split(),
+            # A test that hangs leaves some time to those after it.
+            test_limit=max(20, int(limit) * 3 // 5), directory="/harness/selftests/ima_trim",
+        ))
+    return scenarios
+
+
+def run_host(tally, kernel):
+    """The host tests, which need the kernel's type information beside the sources."""
+    vm.step("host: cargo test")
+    environment = dict(
+        os.environ, CARGO_TARGET_DIR=str(vm.WORK / "target"), CARGO_TERM_COLOR="never",
+        IMA_TRIM_BTF=str(kernel / "btf"))
+    try:
+        done = subprocess.run(
+            ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TESTING / "host", env=environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HOST_LIMIT)
+    except subprocess.TimeoutExpired as timeout:
+        tally.add("host", 0, [f"stopped at its time limit of {HOST_LIMIT} s"], (timeout.output or b"").decode(errors="replace"))
+        return
+    output = done.stdout.decode(errors="replace")
+    passed = sum(map(int, re.findall(r"^test result: .*? (\d+) passed;", output, re.M)))
+    problems = re.findall(r"^test .* \.\.\. FAILED$", output, re.M)
+    if done.returncode and not problems:
+        problems.append(f"cargo test ended with status {done.returncode}")
+    if not passed and not problems:
+        problems.append("no test")
+    tally.add("host", passed, problems, output)
+
+
+def run_guest(tally, job, kernel, image):
+    """One scenario."""
+    vm.step(f"{job.name}: booting a guest")
+    pending = ""
+
+    # Called with whole lines as they come, so that each program's result shows when it has ended.
+    def on_output(text):
+        nonlocal pending
+        pending += text
+        while match := re.search(r"^# end (\S+) (\d+)\n", pending, re.M):
+            section = pending[:match.start()]
+            pending = pending[match.end():]
+            section = re.sub(r"\A.*^# begin \S+\n", "", section, flags=re.M | re.S)
+            passed, problems = judge_tap(section, int(match[2]))
+            left.discard(match[1])
+            tally.add(f"{job.name}: {match[1]}", passed, problems, section)
+
+    left = set(job.tests)
+    job.on_output = on_output
+    try:
+        result = vm.boot(job, kernel, image)
+    except vm.Failure as failure:
+        tally.add(job.name, 0, [str(failure)])
+        return
+    problems = [f"the kernel's log has: {line}" for line in result.alarms]
+    if result.problem:
+        problems.append(result.problem)
+    problems += [f"no result from {test}" for test in sorted(left)]
+    if problems:
+        details = pending + f"... of its console, {result.directory}/console.log:\n" + result.console_tail(40)
+        tally.add(job.name, 0, problems, details)
+
+
+def main():
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    scenarios = read_scenarios() if name != "host" else []
+    known = " ".join(job.name for job in scenarios)
+    scenarios = [job for job in scenarios if name in ("", job.name)]
+    if name not in ("", "host") and not scenarios:
+        raise vm.Failure(f"no tests are called {name}; there are: host {known}")
+
+    kernel, image = vm.kernel_and_image()
+    vm.step(f"testing with Linux {(kernel / 'release').read_text().strip()}")
+    tally = Tally()
+    # Two at a time: a guest's two processors are seldom both busy.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
+        jobs = []
+        if name in ("", "host"):
+            jobs.append(pool.submit(run_host, tally, kernel))
+        if scenarios:
+            module = vm.build_module(kernel)
+            for job in scenarios:
+                job.module = module
+                job.files = vm.selftest_files(kernel)
+            # The probe, if one is needed, is not for two guests at once.
+            vm.accelerator(kernel)
+            # The longest first, so that it does not run alone at the end.
+            for job in sorted(scenarios, key=lambda job: -job.limit):
+                jobs.append(pool.submit(run_guest, tally, job, kernel, image))
+        for job in concurrent.futures.as_completed(jobs):
+            job.result()
+    vm.step("done")
+    sys.stderr.flush()
+    print(f"{tally.passed} passed, {tally.failed} failed", flush=True)
+    return 1 if tally.failed or not tally.passed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except vm.Failure as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,404 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Boots guests: a kernel, the initramfs, a software TPM with a fresh state, and the files of one job.
+
+Runs in the build root (see enter). As a program it boots one guest; test.py boots several.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CACHE = Path("/cache")
+WORK = Path(os.environ.get("IMA_TRIM_WORK", CACHE / "work"))
+START = int(os.environ.get("IMA_TRIM_START", time.time()))
+
+# What a guest's kernel must never say, whatever else went well.
+ALARM = re.compile(
+    r"WARNING:|BUG:|BUG at|Oops|Call Trace|Kernel panic|general protection fault|stack segment:"
+    r"|possible recursive locking|possible circular locking|possible irq lock inversion"
+    r"|inconsistent lock state|suspicious RCU usage|lock held when returning|bad unlock balance"
+    r"|INFO: task .* blocked|hung_task:|INFO: rcu_|soft lockup|hard LOCKUP|self-detected stall"
+    r"|UBSAN:|KASAN:|KCSAN:|kmemleak: \d+ new|refcount_t:|list_(add|del) corruption|slab-use-after-free"
+    r"|segfault at|traps: .* trap "
+)
+
+
+def step(text):
+    """Prints one progress line with the time elapsed since the command was given."""
+    print(f"[{int(time.time()) - START:4d}s] {text}", file=sys.stderr, flush=True)
+
+
+# What greets a person in an interactive guest.
+BASHRC = """\
+PS1='guest:\\w# '
+poweroff() { exit; }
+cd /sys/kernel/security
+cat <<'END'
+
+A guest with IMA, a software TPM and, unless --no-load was given, ima_trim.
+The files are in ima/ and ima_trim/ here, the PCRs in /sys/class/tpm/tpm0/pcr-*/.
+Without a policy IMA has one record only. To have it measure what root runs and reads:
+    echo 'measure func=FILE_CHECK uid=0' >ima/policy
+Leave with Ctrl-D.
+
+END
+"""
+
+
+class Failure(Exception):
+    """Something that the harness needs is missing or did not work; the text says what and what to do."""
+
+
+class Job:
+    """What one guest is to do, and on what machine."""
+
+    def __init__(self, name, action, **settings):
+        self.name = name
+        # "tests", "script" or "shell"; see init.
+        self.action = action
+        # Kernel command line beyond what every guest gets.
+        self.append = ""
+        # "yes", "no", or the banks to be active, comma-separated.
+        self.tpm = "yes"
+        self.cpus = 2
+        self.memory = 1024
+        self.limit = 120
+        # Files to run, relative to `directory`, a path in the guest.
+        self.tests = []
+        self.test_limit = 120
+        self.directory = "/harness"
+        # Host directories or files to bring into the guest: (host path, path below /harness).
+        self.files = []
+        # The module to be brought, and whether init loads it.
+        self.module = None
+        self.load = False
+        # Called with what the guest wrote to its output port, piece by piece.
+        self.on_output = None
+        for key, value in settings.items():
+            if not hasattr(self, key):
+                raise TypeError(f"a job has no {key}")
+            setattr(self, key, value)
+
+
+class Result:
+    """What came of a job."""
+
+    def __init__(self, job, directory, output, alarms, problem, seconds):
+        self.job = job
+        self.directory = directory
+        self.output = output
+        self.alarms = alarms
+        # Why the guest is not to be believed; None when it reached its verdict.
+        self.problem = problem
+        self.seconds = seconds
+
+    def console_tail(self, lines=25):
+        """The last lines of the guest's console."""
+        return "\n".join(read(self.directory / "console.log").splitlines()[-lines:])
+
+
+def read(path):
+    """The text of a guest's file, which may not be there."""
+    try:
+        return path.read_bytes().decode(errors="replace").replace("\r\n", "\n")
+    except FileNotFoundError:
+        return ""
+
+
+def make_overlay(job, directory):
+    """Packs the job's own files as a second initramfs, which the kernel unpacks over the first."""
+    tree = directory / "overlay"
+    harness = tree / "harness"
+    harness.mkdir(parents=True)
+    shutil.copy(HERE / "init", tree / "init")
+    for source, target in job.files:
+        target = harness / target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if Path(source).is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    if job.module:
+        shutil.copy(job.module, harness / "ima_trim.ko")
+    columns, rows = shutil.get_terminal_size()
+    settings = {
+        "ACTION": job.action,
+        "COLUMNS": str(columns),
+        "ROWS": str(rows),
+        "DIRECTORY": job.directory,
+        "LOAD": "1" if job.load else "",
+        "MODULE": "/harness/ima_trim.ko",
+        "SCRIPT": job.tests[0] if job.action == "script" else "",
+        "TESTS": " ".join(job.tests),
+        "TEST_TIMEOUT": str(job.test_limit),
+    }
+    (harness / "bashrc").write_text(BASHRC)
+    (harness / "job").write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in settings.items()))
+    image = directory / "overlay.cpio"
+    with open(image, "wb") as output:
+        subprocess.run(
+            "find . -print0 | cpio --quiet --null --create --format=newc --owner=0:0",
+            shell=True, cwd=tree, stdout=output, check=True,
+        )
+    shutil.rmtree(tree)
+    return image
+
+
+def start_tpm(job, directory):
+    """Starts a software TPM that was never used before; returns its process and QEMU's options for it."""
+    if job.tpm == "no":
+        return None, []
+    state = directory / "tpm"
+    state.mkdir()
+    log = open(directory / "tpm.log", "wb")
+    if job.tpm != "yes":
+        subprocess.run(
+            ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--pcr-banks", job.tpm, "--overwrite"],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=True, timeout=30,
+        )
+    socket = directory / "tpm.sock"
+    process = subprocess.Popen(
+        ["swtpm", "socket", "--tpm2", "--flags", "startup-clear", "--terminate",
+         "--tpmstate", f"dir={state}", "--ctrl", f"type=unixio,path={socket}"],
+        stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+    )
+    deadline = time.time() + 10
+    while not socket.exists():
+        if process.poll() is not None or time.time() > deadline:
+            process.kill()
+            raise Failure(f"swtpm did not start: {read(directory / 'tpm.log')}")
+        time.sleep(0.02)
+    return process, [
+        "-chardev", f"socket,id=tpm,path={socket}",
+        "-tpmdev", "emulator,id=tpm0,chardev=tpm",
+        "-device", "tpm-tis,tpmdev=tpm0",
+    ]
+
+
+def machine(accelerator, cpus, memory):
+    """QEMU's options for a machine with nothing but what a guest needs."""
+    return [
+        "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+        "-accel", accelerator, "-cpu", "max" if accelerator != "kvm" else "host",
+        "-smp", str(cpus), "-m", str(memory),
+    ]
+
+
+def accelerator(kernel):
+    """KVM where it really boots a guest, else emulation. What the probe found holds until the machine is rebooted."""
+    emulated = "tcg,thread=multi"
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return emulated
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    known = CACHE / f"kvm-{boot}"
+    if not known.exists():
+        step("trying whether KVM boots a guest here (10 s at most)")
+        for old in CACHE.glob("kvm-*"):
+            old.unlink()
+        with tempfile.TemporaryDirectory() as directory:
+            console = Path(directory) / "console"
+            # Without a root file system the kernel panics at the end of its own start and leaves.
+            try:
+                subprocess.run(
+                    machine("kvm", 1, 512) + [
+                        "-serial", f"file:{console}", "-kernel", str(kernel / "vmlinuz"),
+                        "-append", "console=ttyS0 panic=-1"],
+                    timeout=10, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+                )
+                works = "Unable to mount root" in read(console)
+            except subprocess.TimeoutExpired:
+                works = False
+        known.write_text("works" if works else "does not work")
+    return "kvm" if known.read_text() == "works" else emulated
+
+
+def boot(job, kernel, image):
+    """Runs one job in a guest of its own."""
+    began = time.time()
+    directory = WORK / "guests" / job.name
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    # Paths of sockets are limited to about a hundred bytes.
+    scratch = Path(tempfile.mkdtemp(prefix="guest-"))
+    overlay = make_overlay(job, directory)
+    initrd = scratch / "initrd"
+    with open(initrd, "wb") as output:
+        for part in (image, overlay):
+            output.write(part.read_bytes())
+            # The kernel looks for the next archive at a multiple of four bytes.
+            output.write(b"\0" * (-output.tell() % 4))
+    overlay.unlink()
+
+    quiet = job.action == "shell"
+    # An oops or a panic ends the guest at once, as QEMU does not reboot it.
+    append = (
+        f"console=ttyS0 {'quiet' if quiet else 'ignore_loglevel'} panic=-1 oops=panic"
+        " sysctl.kernel.hung_task_timeout_secs=30 " + job.append
+    )
+    tpm, tpm_options = start_tpm(job, scratch)
+    command = machine(accelerator(kernel), job.cpus, job.memory) + tpm_options + [
+        "-kernel", str(kernel / "vmlinuz"), "-initrd", str(initrd), "-append", append,
+    ]
+    if quiet:
+        # Ctrl-C is the guest's.
+        command += ["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"]
+    else:
+        command += ["-serial", f"file:{directory / 'console.log'}"]
+    command += ["-serial", f"file:{directory / 'output'}", "-serial", f"file:{directory / 'dmesg.log'}"]
+
+    problem = None
+    process = subprocess.Popen(
+        command, stdin=None if quiet else subprocess.DEVNULL, stderr=open(directory / "qemu.log", "wb"))
+    shown = 0
+    try:
+        while True:
+            try:
+                process.wait(0.1)
+            except subprocess.TimeoutExpired:
+                pass
+            if job.on_output:
+                text = read(directory / "output")
+                # Whole lines only: the rest comes with the next look.
+                end = text.rfind("\n") + 1
+                if end > shown:
+                    job.on_output(text[shown:end])
+                    shown = end
+            if process.returncode is not None:
+                break
+            if not quiet and time.time() > began + job.limit:
+                problem = f"the guest did not end within {job.limit} s and was stopped"
+                break
+    finally:
+        for child in (process, tpm):
+            if child and child.poll() is None:
+                child.kill()
+                child.wait()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    output = read(directory / "output")
+    if not problem and process.returncode:
+        problem = f"QEMU failed: {read(directory / 'qemu.log').strip()}"
+    if not problem and not output.endswith("# verdict complete\n"):
+        problem = "the guest ended before it gave its verdict"
+    return Result(job, directory, output, find_alarms(directory), problem, time.time() - began)
+
+
+def find_alarms(directory):
+    """The lines of a guest's kernel log, each once, that no good run has."""
+    alarms = {}
+    for log in ("console.log", "dmesg.log"):
+        for line in read(directory / log).splitlines():
+            # The time on the console, facility and level in the log.
+            line = re.sub(r"^(\[ *\d+\.\d+\] |\w+ *:\w+ *: )", "", line)
+            if ALARM.search(line):
+                alarms[line] = True
+    return list(alarms)
+
+
+def report_failure(result):
+    """Says why a guest failed, with what is needed to find the cause."""
+    name = result.job.name
+    for line in result.alarms:
+        print(f"error: guest {name}: the kernel's log has: {line}", file=sys.stderr)
+    if result.problem:
+        print(f"error: guest {name}: {result.problem}", file=sys.stderr)
+    if result.problem or result.alarms:
+        print(f"--- the last lines of its console ({result.directory}/console.log):", file=sys.stderr)
+        print(result.console_tail(), file=sys.stderr)
+        print("---", file=sys.stderr, flush=True)
+
+
+def kernel_and_image():
+    """The current kernel and the initramfs, made where they are missing."""
+    paths = []
+    for script in ("kernel", "image"):
+        done = subprocess.run([HERE / script], stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(1)
+        paths.append(Path(done.stdout.strip()))
+    return paths
+
+
+def build_module(kernel, *arguments):
+    """The module for that kernel, built where it is not up to date."""
+    done = subprocess.run([HERE / "module", kernel, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(1)
+    return Path(done.stdout.strip())
+
+
+def selftest_files(kernel):
+    """The selftests and the kernel tree's own helpers for them, laid out as in that tree; and the demonstration."""
+    files = [(kernel / "linux/tools/testing/selftests/kselftest", "selftests/kselftest")]
+    own = HERE.parent / "selftests"
+    if own.is_dir():
+        files.append((own, "selftests"))
+    files.append((HERE.parent / "demo", "demo"))
+    return files
+
+
+def main():
+    parser = argparse.ArgumentParser(description="boots one guest")
+    parser.add_argument("--name", default="run", help="names the directory of the guest's logs")
+    parser.add_argument("--append", default="", help="more of the kernel's command line")
+    parser.add_argument("--tpm", default="yes", help="yes, no, or the active banks, comma-separated")
+    parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--memory", type=int, default=1024, help="MiB")
+    parser.add_argument("--limit", type=int, default=120, help="seconds after which the guest is stopped")
+    parser.add_argument("--no-load", action="store_true", help="leave the loading of the module to the script")
+    parser.add_argument("--no-module", action="store_true", help="build no module")
+    parser.add_argument("--file", action="append", default=[], help="more to bring into /harness")
+    parser.add_argument("--prepare", action="store_true", help="only make what a guest needs")
+    parser.add_argument("script", nargs="?", help="what to run in the guest; a shell when absent")
+    arguments = parser.parse_args()
+
+    kernel, image = kernel_and_image()
+    if arguments.prepare:
+        step(f"ready for Linux {(kernel / 'release').read_text().strip()}")
+        return 0
+    job = Job(
+        arguments.name, "script" if arguments.script else "shell",
+        append=arguments.append, tpm=arguments.tpm, cpus=arguments.cpus, memory=arguments.memory,
+        limit=arguments.limit, files=selftest_files(kernel),
+    )
+    job.files += [(path, Path(path).name) for path in arguments.file]
+    if not arguments.no_module:
+        job.module = build_module(kernel)
+        job.load = not arguments.no_load
+    if arguments.script:
+        job.files.append((arguments.script, "script"))
+        job.tests = ["/harness/script"]
+        job.on_output = lambda text: print(
+            "".join(line for line in text.splitlines(True) if not line.startswith(("# end ", "# verdict "))),
+            end="", flush=True)
+    step(f"booting Linux {(kernel / 'release').read_text().strip()}")
+    try:
+        result = boot(job, kernel, image)
+    except Failure as failure:
+        sys.exit(f"error: {failure}")
+    if job.action == "shell":
+        return 0
+    report_failure(result)
+    status = re.search(r"^# end /harness/script (\d+)$", result.output, re.M)
+    step(f"the guest ended after {result.seconds:.0f} s")
+    if result.problem or result.alarms or not status:
+        return 1
+    return int(status[1])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
