@@ -1,0 +1,70 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""PCRs that something else extended before IMA did: theirs alone are the records that are not trimmed."""
+
+import ima_trim_lib as lib
+from ima_trim_lib import equal, test
+
+
+@test("before any record of PCR 12: base=verified, whatever PCR 12 has")
+def _():
+    lib.tpm_extend(12)
+    lib.measure(4)
+    equal(lib.status()["base"], "verified", "base")
+    history = lib.history()
+    lib.trim(history.tokens(history.total - 2) + f" violations={len(history.violations(0, history.total - 2))}")
+
+
+@test("with a record of PCR 12: base=unverified")
+def _():
+    with lib.KernelLog() as log:
+        lib.measure(pcr=12)
+        equal(lib.status()["base"], "unverified", "base")
+        log.expect(r"PCR 12\b")
+    lib.measure(2)
+
+
+@test("values of PCR 12: EUCLEAN, and the log says why")
+def _():
+    history = lib.history()
+    for text in (
+        history.tokens(history.total, pcrs=[12]), history.tokens(history.trimmed, pcrs=[12]),
+        f"sha256:12={lib.tpm_value('sha256', 12).hex()}",
+        history.tokens(history.total, pcrs=[10, 12]),
+    ):
+        lib.refuse(text, "EUCLEAN", r"PCR 12\b.*not verified")
+
+
+@test("values of PCR 10 after a record of PCR 12: EUCLEAN")
+def _():
+    history = lib.history()
+    lib.refuse(history.tokens(history.total), "EUCLEAN", r"PCR 12\b.*not verified")
+
+
+@test("values of PCR 10 before the record of PCR 12: trimmed")
+def _():
+    history = lib.history()
+    at = next(number for number, record in enumerate(history.records, 1) if record.pcr == 12) - 1
+    text = history.tokens(at)
+    outcome = lib.request(text)
+    equal((outcome.error, outcome.records), (None, at - history.trimmed), f"outcome {outcome}")
+    equal(lib.request(text).result, "nothing", "result of a repeat")
+    starting, records = lib.look()
+    lib.account(lib.history(), starting)
+    equal(records[0].pcr, 12, "PCR of the first record left")
+    values = lib.replay(starting.values, records)
+    for bank in lib.banks():
+        equal(values[bank, 10], lib.tpm_value(bank, 10), f"{bank}:10")
+
+
+@test("a PCR without records that something extended: EUCLEAN; one at its reset value matches")
+def _():
+    lib.tpm_extend(14)
+    history = lib.history()
+    at = history.tokens(history.trimmed)
+    lib.refuse(f"{at} sha256:14={'00' * 32}", "EUCLEAN", r"PCR 14\b.*not verified")
+    lib.refuse(f"{at} sha256:14={lib.tpm_value('sha256', 14).hex()}", "EUCLEAN", r"PCR 14\b.*not verified")
+    equal(lib.request(f"{at} sha256:15={'00' * 32}").result, "nothing", "result with PCR 15 at its reset value")
+
+
+lib.main()

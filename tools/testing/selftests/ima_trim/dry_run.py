@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""dry-run: says what the same request would do, and does not do it."""
+
+import ima_trim_lib as lib
+from ima_trim_lib import cases, check, equal, test
+
+
+def both(text, point):
+    """Checks that dry-run changes nothing and foretells the trim that follows."""
+    before = lib.snapshot()
+    foretold = lib.request(f"dry-run {text}")
+    equal((foretold.error, foretold.result), (None, "dry-run"), "outcome of the dry run")
+    lib.unchanged(before, "a dry run")
+    again = lib.request(f"{text} dry-run")
+    equal((again.records, again.violations, again.first_violation),
+          (foretold.records, foretold.violations, foretold.first_violation), "outcome of a second dry run")
+    done = lib.trim(text, point)
+    equal((foretold.records, foretold.violations, foretold.first_violation),
+          (done.records, done.violations, done.first_violation), "what the dry run foretold")
+    return done
+
+
+@test("without violations")
+def _():
+    lib.measure(6)
+    history = lib.history()
+    # Whatever earlier tests left goes first.
+    lib.trim(history.tokens(history.total - 5) + f" violations={len(history.violations(history.trimmed, history.total))}")
+    done = both(history.tokens(history.total - 2), history.total - 2)
+    equal((done.records, done.violations, done.first_violation), (3, 0, None), "outcome")
+
+
+@test("with violations that are stated")
+def _():
+    lib.violate_tomtou()
+    lib.violate_open_writers()
+    lib.measure()
+    history = lib.history()
+    done = both(history.tokens(history.total) + " violations=2", history.total)
+    check(done.first_violation, "no first violation")
+
+
+@test("with keep")
+def _():
+    lib.measure(2)
+    history = lib.history()
+    both(history.tokens(history.total) + " keep", history.total)
+
+
+@test("in the middle of records of several PCRs")
+def _():
+    lib.measure(2)
+    lib.measure(pcr=11)
+    lib.measure(2)
+    history = lib.history()
+    both(history.tokens(history.total - 1, pcrs=[10, 11]), history.total - 1)
+
+
+@cases("refused as the trim would be", [
+    ("no match", lambda history: "sha256:10=" + "5a" * 32, "ENOENT"),
+    ("violations not stated", lambda history: history.tokens(history.total), "EBADMSG"),
+    ("compact", lambda history: history.tokens(history.total) + " violations=1 compact", "EOPNOTSUPP"),
+    ("malformed", lambda history: "sha256:10", "EINVAL"),
+])
+def _(make, error):
+    history = lib.history()
+    if not history.violations(history.trimmed, history.total):
+        lib.violate_open_writers()
+        history.sync()
+    lib.refuse(make(history) + " dry-run", error)
+    lib.refuse(make(history), error)
+
+
+@test("a dry run of what would trim nothing changes nothing")
+def _():
+    history = lib.history()
+    before = lib.snapshot()
+    outcome = lib.request(history.tokens(history.trimmed) + " dry-run")
+    equal((outcome.error, outcome.records), (None, 0), "outcome")
+    check(outcome.result in ("nothing", "dry-run"), f"result {outcome.result}")
+    lib.unchanged(before, "a dry run")
+
+
+lib.main()

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Somebody trims through the kernel's own interface, which tells nobody: from then on nothing is certain."""
+
+import ima_trim_lib as lib
+from ima_trim_lib import check, equal, test
+
+
+@test("echo 2 > ascii_runtime_measurements: base=unknown, starting_pcrs unknown, two records named")
+def _():
+    lib.measure(6)
+    before = lib.count()
+    check(lib.status()["base"] != "unknown", "base=unknown before the kernel's own trim")
+    equal(lib.status()["foreign_records"], "0", "foreign_records before")
+    lib.history()
+    lib.write(lib.ASCII, "2\n")
+    equal(lib.count(), before - 2, "records left")
+    status = lib.status()
+    equal((status["base"], status["foreign_records"]), ("unknown", "2"), "base and foreign_records")
+    equal(int(status["records"]), before - 2, "records in status")
+    equal(lib.read(lib.STARTING_PCRS), b"unknown records=2\n", "starting_pcrs")
+
+
+@test("EUCLEAN for any trim, and the log names the number of records")
+def _():
+    for text in (
+        f"sha256:10={lib.tpm_value('sha256', 10).hex()}", "sha256:10=" + "00" * 32,
+        f"sha256:10={lib.tpm_value('sha256', 10).hex()} dry-run",
+    ):
+        lib.refuse(text, "EUCLEAN", r"\b2 records")
+
+
+@test("what is malformed is EINVAL, what is not there EOPNOTSUPP, as ever")
+def _():
+    lib.refuse("sha256:24=" + "00" * 32, "EINVAL")
+    lib.refuse("sm3:10=" + "00" * 32, "EOPNOTSUPP")
+
+
+@test("records that are removed one by one are counted")
+def _():
+    lib.write(lib.BINARY, "1\n")
+    equal(lib.status()["foreign_records"], "3", "foreign_records")
+    equal(lib.read(lib.STARTING_PCRS), b"unknown records=3\n", "starting_pcrs")
+
+
+@test("another load finds the same")
+def _():
+    lib.unload()
+    with lib.KernelLog() as log:
+        lib.load()
+        log.expect(r"\b3 records were removed")
+    equal(lib.status()["base"], "unknown", "base")
+    equal(lib.read(lib.STARTING_PCRS), b"unknown records=3\n", "starting_pcrs")
+
+
+@test("the lists are whole")
+def _():
+    lib.measure(2)
+    lib.lists_agree()
+
+
+lib.main()
