@@ -242,7 +242,7 @@ impl Trimmer {
         for pcr in verdict.refuted.iter() {
             log_warn!(
                 "starting values of PCR {pcr} are not verified: the replay of the list from them \
-                 does not give what the TPM has; something else extended it, or an extend failed\n"
+                 does not give what the TPM has; something else extended it, or an extend failed"
             );
         }
         self.ledger.lock().judge(&verdict);
@@ -435,7 +435,7 @@ impl Trimmer {
             replay::Outcome::Exhausted => {
                 log_warn!(
                     "trim refused: at no record do all given values match those of the replay; \
-                     {} records were replayed\n",
+                     {} records were replayed",
                     replay.records()
                 );
                 return Err(Errno::NoEnt.into());
@@ -456,7 +456,7 @@ impl Trimmer {
         if found.violations != request.violations {
             log_warn!(
                 "trim refused: {} violations would be dropped, {} are stated; look at them, and \
-                 state violations={} if they are to go\n",
+                 state violations={} if they are to go",
                 found.violations,
                 request.violations,
                 found.violations
@@ -468,6 +468,7 @@ impl Trimmer {
         }
 
         let position = walk.position();
+        let unextended = replay.unextended();
         let list = violations(&hold, found, before, kept)?;
         let trimmed = Trimmed {
             pcrs: replay.seen(),
@@ -494,9 +495,11 @@ impl Trimmer {
         let freed = cut.keep();
         self.ledger.lock().freed(freed);
         log_info!(
-            "trimmed {} records with {} violations, {} bytes freed, mutex held for {} ns",
+            "trimmed {} records ({} violations, {} for no PCR of the TPM), {} bytes freed, mutex held \
+             for {} ns",
             found.records,
             found.violations,
+            unextended,
             freed,
             hold_ns
         );

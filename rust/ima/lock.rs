@@ -81,7 +81,8 @@ impl fmt::Display for Busy {
             }
             Self::Staged(count) => write!(
                 f,
-                "{count} records are staged: delete them through the staged list's file first"
+                "{count} records are staged: somebody else is about to delete them, and after that \
+                 the starting PCR values are unknown"
             ),
             Self::Suspended => {
                 f.write_str("IMA has suspended measuring: a reboot or kexec is under way")
