@@ -17,8 +17,12 @@ modules:
 	@$(VM)/check-tree '$(KDIR)'
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
 
+# The distribution's key is not to be had, so the module is signed only where the owner of the machine names a key.
 install: modules
-	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules_install
+ifdef SIGN_KEY
+	'$(KDIR)/scripts/sign-file' sha256 '$(SIGN_KEY)' '$(SIGN_CERT)' ima_trim.ko
+endif
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' CONFIG_MODULE_SIG_ALL= modules_install
 	depmod $(if $(INSTALL_MOD_PATH),-b '$(INSTALL_MOD_PATH)') "$$(cat '$(KDIR)/include/config/kernel.release')"
 
 kdir:
@@ -49,7 +53,7 @@ distclean: clean
 help:
 	@echo 'Building, for the running kernel or for KDIR=<prepared tree>:'
 	@echo '  make               build ima_trim.ko with the toolchain on PATH'
-	@echo '  make install       install it where modprobe finds it'
+	@echo '  make install       install it where modprobe finds it; with SIGN_KEY=<pem> SIGN_CERT=<der> signed'
 	@echo '  make kdir          prepare a tree for the running kernel, or for RELEASE=<release>'
 	@echo '  make clean         remove what the build left here'
 	@echo

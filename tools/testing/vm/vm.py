@@ -6,6 +6,7 @@ Runs in the build root (see enter). As a program it boots one guest; test.py boo
 """
 
 import argparse
+import fcntl
 import os
 import re
 import shlex
@@ -224,8 +225,16 @@ def accelerator(kernel):
 
 def boot(job, kernel, image):
     """Runs one job in a guest of its own."""
-    began = time.time()
     directory = WORK / "guests" / job.name
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Two runs of one job would write to the same logs.
+    lock = open(f"{directory}.lock", "w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        step(f"waiting for another guest called {job.name}")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    began = time.time()
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     # Paths of sockets are limited to about a hundred bytes.
@@ -324,7 +333,7 @@ def kernel_and_image():
     for script in ("kernel", "image"):
         done = subprocess.run([HERE / script], stdout=subprocess.PIPE, text=True, check=False)
         if done.returncode:
-            sys.exit(1)
+            sys.exit(f"error: {HERE / script} failed (status {done.returncode}), see above")
         paths.append(Path(done.stdout.strip()))
     return paths
 
@@ -333,7 +342,7 @@ def build_module(kernel, *arguments):
     """The module for that kernel, built where it is not up to date."""
     done = subprocess.run([HERE / "module", kernel, *arguments], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        sys.exit(1)
+        sys.exit(f"error: {HERE / 'module'} failed (status {done.returncode}), see above")
     return Path(done.stdout.strip())
 
 
@@ -362,6 +371,8 @@ def main():
     parser.add_argument("script", nargs="?", help="what to run in the guest; a shell when absent")
     arguments = parser.parse_args()
 
+    if not arguments.script and not arguments.prepare and not sys.stdin.isatty():
+        sys.exit("error: an interactive guest needs a terminal; name a script to run one without")
     kernel, image = kernel_and_image()
     if arguments.prepare:
         step(f"ready for Linux {(kernel / 'release').read_text().strip()}")

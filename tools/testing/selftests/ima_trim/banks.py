@@ -9,6 +9,12 @@ from ima_trim_lib import cases, equal, test
 KNOWN = {"sha1": 20, "sha256": 32, "sha384": 48, "sha512": 64, "sm3": 32, "sha3-256": 32, "md5": 16, "sha224": 28}
 
 
+@test("the list is emptied, with what earlier tests left in it")
+def _():
+    lib.clear()
+    equal(lib.count(), 0, "records left")
+
+
 @cases("trim by one bank alone", [(bank, bank) for bank in lib.banks()])
 def _(bank):
     lib.measure(3)

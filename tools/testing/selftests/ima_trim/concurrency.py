@@ -31,10 +31,7 @@ def race(texts):
 
 def begin():
     """Trims everything, then appends ten records. Gives the history and the number of the record before them."""
-    lib.measure()
-    history = lib.history()
-    lib.trim(history.tokens(history.total) + f" violations={len(history.violations(history.trimmed, history.total))}")
-    at = history.total
+    history, at = lib.clear()
     lib.measure(10)
     history.sync()
     return history, at

@@ -64,6 +64,8 @@ def _():
     asked, ask = os.pipe()
 
     def appender():
+        # Loading would otherwise have to share its processor with this.
+        os.nice(19)
         appended = 0
         while not lib.select.select([asked], [], [], 0)[0]:
             lib.measure(2)
@@ -143,38 +145,40 @@ def _():
     names = ["trim", "starting_pcrs", "violations", "status", "."]
 
     def opener(number):
-        errors = {}
+        os.nice(19)
+        outcomes = {}
         while not lib.select.select([asked], [], [], 0)[0]:
             for name in names:
-                flags = os.O_RDWR if name == "trim" and number else os.O_RDONLY
-                error = None
+                flags = os.O_RDWR if name == "trim" and not number else os.O_RDONLY
+                outcome = "opened"
                 try:
                     fd = os.open(os.path.join(lib.DIRECTORY, name), flags)
                 except OSError as failure:
-                    error = lib.error_name(failure.errno)
+                    outcome = lib.error_name(failure.errno)
                 else:
-                    if name != "." and number == 2:
+                    if name != "." and number:
                         os.read(fd, 100)
                     os.close(fd)
-                errors[error] = errors.get(error, 0) + 1
-        return errors
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        return outcomes
 
     with lib.KernelLog() as log:
-        children = [lib.Child(opener, number) for number in range(3)]
+        children = [lib.Child(opener, number) for number in range(2)]
         try:
             for _ in range(30):
                 lib.load()
+                time.sleep(0.005)
                 deadline = time.monotonic() + 20
                 while (error := lib.outcome_of(lib.unload)) == "EAGAIN" and time.monotonic() < deadline:
                     pass
                 equal(error, None, "error of unloading")
         finally:
-            os.write(ask, b"xxx")
-            errors = [child.result() for child in children]
+            os.write(ask, b"xx")
+            outcomes = [child.result() for child in children]
         text = log.text()
-    for found in errors:
-        check(set(found) <= {None, "ENOENT", "ENODEV", "EIO", "ENXIO"}, f"outcomes of opening: {found}")
-    check(any(found.get(None) for found in errors), f"nothing was ever opened: {errors}")
+    for found in outcomes:
+        check(set(found) <= {"opened", "ENOENT", "ENODEV", "EIO"}, f"outcomes of opening: {found}")
+    check(any(found.get("opened") for found in outcomes), f"nothing was ever opened: {outcomes}")
     check(not lib.re.search(ALARMS, text), f"the kernel's log: {text[-2000:]}")
     reload()
     lib.unload()

@@ -25,7 +25,7 @@ def _():
     history = lib.history()
     lib.measure(20)
     history.sync()
-    # Whatever the list holds from earlier tests, the violations in it are no matter here.
+    # Violations that earlier tests left are no matter here.
     point = history.total - 6
     lib.trim(history.tokens(point) + f" violations={len(history.violations(history.trimmed, point))}", point)
     check(lib.count() >= 6, "too much was trimmed")

@@ -6,19 +6,6 @@ import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
 
 
-def begin():
-    """Trims everything, so that the records that follow are the whole list. Gives the number of the last one."""
-    history = lib.history()
-    text = history.tokens(history.total, pcrs=sorted({pcr for _, pcr in history.values[-1]}))
-    lib.trim(text + f" violations={len(history.violations(history.trimmed, history.total))}")
-    # Records of a PCR that no TPM has can be left: they have no values that name the point after them.
-    if lib.count():
-        lib.measure()
-        history.sync()
-        lib.trim(history.tokens(history.total), history.total)
-    return history, history.total
-
-
 def measure(*pcrs):
     """Appends one record for each of these PCRs."""
     for pcr in pcrs:
@@ -28,7 +15,7 @@ def measure(*pcrs):
 
 @test("values of one PCR name the earliest record with them, not a later one of another PCR")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 11, 11, 10)
     lib.trim(history.tokens(at + 3), at + 1)
     lib.trim(history.tokens(at + 4, pcrs=[11]), at + 3)
@@ -36,7 +23,7 @@ def _():
 
 @test("values of two PCRs name the earliest record after which both hold")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 11, 10, 10, 11)
     lib.trim(history.tokens(at + 2, pcrs=[10, 11]), at + 2)
     lib.trim(history.tokens(at + 5, pcrs=[11, 10]), at + 5)
@@ -44,14 +31,14 @@ def _():
 
 @test("two PCRs of which one was extended first")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(11, 11, 10, 10, 11)
     lib.trim(history.tokens(at + 4, pcrs=[10]) + " " + history.tokens(at + 4, pcrs=[11]), at + 4)
 
 
 @test("two PCRs with no common point: ENOENT")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 11, 10)
     # PCR 10 has its second value only after PCR 11 lost the one that it started with.
     text = history.tokens(at + 3, pcrs=[10]) + " " + history.tokens(at, pcrs=[11])
@@ -61,28 +48,28 @@ def _():
 
 @test("a value equal to the starting value holds until the PCR is extended")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 10, 11, 10)
     lib.trim(history.tokens(at + 2, pcrs=[10]) + " " + history.tokens(at, pcrs=[11]), at + 2)
 
 
 @test("starting values of both PCRs: nothing to trim")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 11)
     equal(lib.trim(history.tokens(at, pcrs=[10, 11]), at).result, "nothing", "result")
 
 
 @test("starting value of one PCR alone: nothing to trim, whatever others did")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 10)
     equal(lib.trim(history.tokens(at, pcrs=[11]), at).result, "nothing", "result")
 
 
 @test("three PCRs in different banks")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(12, 10, 11, 10, 12)
     text = " ".join([
         history.tokens(at + 4, ["sha1"], [10]), history.tokens(at + 4, ["sha256"], [11]),
@@ -93,7 +80,7 @@ def _():
 
 @test("a PCR that nothing ever extended, at its reset value")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10)
     zeros = "sha256:16=" + "00" * 32
     ones = "sha1:17=" + "ff" * 20
@@ -103,7 +90,7 @@ def _():
 
 @test("starting_pcrs lists the PCRs that trimmed records extended, in order")
 def _():
-    begin()
+    lib.clear()
     keys = [line.split("=")[0] for line in lib.read(lib.STARTING_PCRS).decode().splitlines()]
     expected = [f"{bank}:{pcr}" for bank in sorted(lib.banks()) for pcr in (10, 11, 12)]
     equal(keys, expected + ["records", "violations", "trims"], "keys")
@@ -111,7 +98,7 @@ def _():
 
 @test("records of a PCR that no TPM has are trimmed with the others and counted")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     measure(10, 30, 10)
     equal(lib.trim(history.tokens(at + 1), at + 1).records, 1, "records before it")
     equal(lib.trim(history.tokens(at + 3), at + 3).records, 2, "records with it")
@@ -120,7 +107,7 @@ def _():
 
 @test("violations extend IMA's own PCR, whatever the rule says")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     lib.violate_tomtou(pcr=11)
     history.sync()
     equal([record.pcr for record in history.records[at:]], [11, 10], "PCRs of measurement and violation")

@@ -51,7 +51,7 @@ def _(name):
 
 @cases("a struct, a member or an enumerator is missing", [(name, name) for name in MEMBERS])
 def _(name):
-    refuse(name.encode(), other(name).encode(), rf"ima_trim: .*\b{other(name)}\b", {"ENOENT", "EOPNOTSUPP"})
+    refuse(name.encode(), other(name).encode(), f"ima_trim: .*{other(name)}", {"ENOENT", "EOPNOTSUPP"})
 
 
 @test("the module itself is loaded after all that")

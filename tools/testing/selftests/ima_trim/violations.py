@@ -6,14 +6,6 @@ import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
 
-def begin():
-    """Trims everything, violations included. Gives the number of the last record."""
-    lib.measure()
-    history = lib.history()
-    lib.trim(history.tokens(history.total) + f" violations={len(history.violations(history.trimmed, history.total))}")
-    return history, history.total
-
-
 def escape(word):
     """A word as the file `violations` prints it."""
     return "".join(chr(byte) if 0x21 <= byte <= 0x7e and byte != 0x5c else f"\\{byte:03o}" for byte in word) or "-"
@@ -33,7 +25,7 @@ KINDS = [
 
 @cases("one violation", KINDS)
 def _(violate, which):
-    history, at = begin()
+    history, at = lib.clear()
     lib.measure()
     path = violate()
     lib.measure()
@@ -51,7 +43,7 @@ def _(violate, which):
 
 @cases("before the violation none is stated", KINDS)
 def _(violate, which):
-    history, at = begin()
+    history, at = lib.clear()
     lib.measure(2)
     violate()
     history.sync()
@@ -66,7 +58,7 @@ def _(violate, which):
 
 @test("none stated where there is none; one stated where there is none")
 def _():
-    history, _ = begin()
+    history, _ = lib.clear()
     lib.measure(2)
     history.sync()
     lib.refuse(history.tokens(history.total) + " violations=1", "EBADMSG", "violation")
@@ -75,7 +67,7 @@ def _():
 
 @test("several violations, counted over both kinds; the first is named")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     for _ in range(3):
         lib.violate_open_writers()
         lib.violate_tomtou()
@@ -90,7 +82,7 @@ def _():
 
 @test("a repeat of a request that stated violations is a success that trims nothing")
 def _():
-    history, _ = begin()
+    history, _ = lib.clear()
     lib.violate_tomtou()
     history.sync()
     text = history.tokens(history.total) + " violations=1"
@@ -103,7 +95,7 @@ def _():
 
 @test("a match by zeros for a violation is none: the TPM got all ones")
 def _():
-    history, at = begin()
+    history, at = lib.clear()
     lib.violate_open_writers()
     history.sync()
     number = history.violations(at, history.total)[0]
@@ -119,7 +111,7 @@ def _():
     ("a blank", "a name"), ("a newline", "two\nlines 1 10"), ("a backslash", "back\\slash"), ("UTF-8", "h\u00e4\u00df"),
 ])
 def _(name):
-    history, at = begin()
+    history, at = lib.clear()
     lib.violate_open_writers(name=name)
     history.sync()
     # IMA itself writes an underscore for a blank.
