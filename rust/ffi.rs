@@ -49,6 +49,7 @@ unsafe extern "C" {
     ) -> c_int;
     pub(super) fn ima_trim_file_writes(file: *const bindings::file) -> bool;
     pub(super) fn ima_trim_inode_opened(inode: *mut bindings::inode) -> bool;
+    pub(super) fn ima_trim_inode_shared(inode: *mut bindings::inode) -> bool;
 
     pub(super) fn ima_trim_list_poison(entry: *mut bindings::list_head);
 

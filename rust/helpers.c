@@ -80,11 +80,20 @@ bool ima_trim_file_writes(const struct file *file)
 	return file->f_mode & FMODE_WRITE;
 }
 
-/* do_dentry_open() counts before it looks at i_fop, __fput() after its last use of f_op. */
+/*
+ * do_dentry_open() counts before it looks at i_fop, __fput() after its last use of f_op. Not counted
+ * are O_PATH, which never looks at i_fop, and access mode 3, which neither reads nor writes.
+ */
 bool ima_trim_inode_opened(struct inode *inode)
 {
 	return atomic_read(&inode->i_readcount) > 0 ||
 	       atomic_read(&inode->i_writecount) > 0;
+}
+
+/* Whether anybody else has a reference: a path that is being opened does, through its dentry. */
+bool ima_trim_inode_shared(struct inode *inode)
+{
+	return icount_read_once(inode) > 1;
 }
 
 void ima_trim_list_poison(struct list_head *entry)

@@ -27,6 +27,7 @@ void ima_trim_cond_resched(void);
 int ima_trim_file_pin(struct file *file, const struct file_operations *fops);
 bool ima_trim_file_writes(const struct file *file);
 bool ima_trim_inode_opened(struct inode *inode);
+bool ima_trim_inode_shared(struct inode *inode);
 
 void ima_trim_list_poison(struct list_head *entry);
 

@@ -31,6 +31,7 @@ use kernel::{
         c_char,
         c_int, //
     },
+    iov::IovIterSource,
     new_mutex,
     prelude::*,
     str::CStr,
@@ -195,25 +196,61 @@ impl<T: Files> Drop for Directory<T> {
             // kernel's own, whose open fails.
             unsafe { bindings::make_bad_inode(made.inode.as_ptr()) };
         }
-        // Who opens counts first and then looks at `i_fop` (`do_dentry_open()`). A grace period has
-        // a full memory barrier on each CPU: who looked before it is counted by now.
+        // Who opens to read or write counts first and then looks at `i_fop` (`do_dentry_open()`). A
+        // grace period has a full memory barrier on each CPU: who looked before it is counted by
+        // now. What is counted is about to fail, in `open()` below or before: a file that is open
+        // has a reference on the module, and there is none any more.
         //
         // SAFETY: No lock is held.
         unsafe { bindings::synchronize_rcu() };
         for made in &self.made {
-            // What is counted is about to fail, in `open()` below or before: a file that is open
-            // has a reference on the module, and there is none any more.
-            //
-            // SAFETY: We have a reference on the inode.
-            while unsafe { ffi::ima_trim_inode_opened(made.inode.as_ptr()) } {
-                // SAFETY: No lock is held.
-                unsafe { bindings::msleep(1) };
-            }
+            made.wait();
             // SAFETY: We have a reference on the inode, and give it back.
             unsafe { bindings::iput(made.inode.as_ptr()) };
         }
     }
 }
+
+impl<T: Files> Made<T> {
+    /// Waits, when the file is removed, until nobody opens it any more.
+    ///
+    /// Who opens it with access mode 3, for neither reading nor writing, which takes the right to do
+    /// both, is not counted, but has a reference on the inode like all that have a path to the file.
+    /// As a descriptor made with `O_PATH`, which anybody can make, has it too and for as long as it
+    /// likes, that is not waited for without end.
+    fn wait(&self) {
+        let mut waited = 0u32;
+
+        loop {
+            // SAFETY: We have a reference on the inode.
+            let (opened, shared) = unsafe {
+                (
+                    ffi::ima_trim_inode_opened(self.inode.as_ptr()),
+                    ffi::ima_trim_inode_shared(self.inode.as_ptr()),
+                )
+            };
+
+            if !opened && (!shared || waited >= MAX_WAIT_MS) {
+                break;
+            }
+            if waited == MAX_WAIT_MS {
+                log_warn!(
+                    "a process is held up while it opens a file of the module, by fanotify perhaps: \
+                     unloading waits for it"
+                );
+            }
+            // SAFETY: No lock is held.
+            unsafe { bindings::msleep(WAIT_MS) };
+            waited = waited.saturating_add(WAIT_MS);
+        }
+    }
+}
+
+/// How long a removed file is looked at again, in milliseconds.
+const WAIT_MS: u32 = 2;
+
+/// How long, in milliseconds, who only has a path to a removed file is waited for.
+const MAX_WAIT_MS: u32 = 2000;
 
 /// The file operations.
 struct Operations<T>(PhantomData<T>);
@@ -228,11 +265,12 @@ impl<T: Files> Operations<T> {
 
     /// Those of an open file, which the directory adds the owner to.
     ///
-    /// There is no `read_iter`: so `__kernel_read()` (`fs/read_write.c`) refuses to read the file,
+    /// All parts of a `writev(2)` come in one call of `write_iter`, and so are one request; `write`
+    /// would be called for each. There is no `read_iter`: so `__kernel_read()` (`fs/read_write.c`) refuses to read the file,
     /// and IMA does not measure its content.
     const OPENED: bindings::file_operations = bindings::file_operations {
         read: Some(Self::read),
-        write: Some(Self::write),
+        write_iter: Some(Self::write_iter),
         llseek: Some(bindings::default_llseek),
         release: Some(Self::release),
         // SAFETY: As above.
@@ -345,20 +383,20 @@ impl<T: Files> Operations<T> {
     /// # Safety
     ///
     /// Only to be called by the VFS, for a file that `open` succeeded for.
-    unsafe extern "C" fn write(
-        file: *mut bindings::file,
-        buffer: *const c_char,
-        count: usize,
-        position: *mut bindings::loff_t,
+    unsafe extern "C" fn write_iter(
+        kiocb: *mut bindings::kiocb,
+        iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: `file` is open, and `position` valid for this call.
-        let (entry, descriptor, position) = unsafe {
+        // SAFETY: Both are valid for this call, `iter` is a source, and the file is open.
+        let (file, position, source) = unsafe {
             (
-                Self::entry((*file).f_inode),
-                Self::descriptor(file),
-                &mut *position,
+                (*kiocb).ki_filp,
+                (*kiocb).ki_pos,
+                IovIterSource::from_raw(iter),
             )
         };
+        // SAFETY: The file is open.
+        let (entry, descriptor) = unsafe { (Self::entry((*file).f_inode), Self::descriptor(file)) };
         // SAFETY: `file` is valid and the user namespace is static. The functions have no other
         // requirements.
         let capable = unsafe {
@@ -374,14 +412,16 @@ impl<T: Files> Operations<T> {
                 return Err(EPERM);
             }
 
+            let count = source.len();
             let mut bytes = KVVec::new();
-            let request = if *position != 0 {
+            let request = if position != 0 {
                 Err(EINVAL)
             } else if count > T::MAX_REQUEST {
                 Err(E2BIG)
             } else {
-                UserSlice::new(UserPtr::from_ptr(buffer.cast_mut().cast()), count)
-                    .read_all(&mut bytes, GFP_KERNEL)
+                source
+                    .copy_from_iter_vec(&mut bytes, GFP_KERNEL)
+                    .and_then(|copied| (copied == count).then_some(()).ok_or(EFAULT))
                     .map(|()| bytes.as_slice())
             };
 

@@ -14,10 +14,14 @@ records = []
 
 @test("rmmod is refused while a file of the module is open")
 def _():
-    for path in (lib.TRIM, lib.STARTING_PCRS, lib.VIOLATIONS, lib.STATUS):
-        fd = os.open(path, os.O_RDONLY)
+    for path, mode in (
+            (lib.TRIM, os.O_RDONLY), (lib.STARTING_PCRS, os.O_RDONLY), (lib.VIOLATIONS, os.O_RDONLY),
+            (lib.STATUS, os.O_RDONLY), (lib.TRIM, os.O_WRONLY), (lib.TRIM, os.O_RDWR),
+            # For neither reading nor writing.
+            (lib.STATUS, os.O_ACCMODE)):
+        fd = os.open(path, mode)
         try:
-            equal(lib.outcome_of(lib.unload), "EAGAIN", f"error with {path} open")
+            equal(lib.outcome_of(lib.unload), "EAGAIN", f"error with {path} open, mode {mode}")
             check(lib.loaded() and lib.read(lib.STATUS), "the module is gone")
         finally:
             os.close(fd)
@@ -69,6 +73,20 @@ def _():
     lib.refuse(f"sha256:10={lib.tpm_value('sha256', 10).hex()}", "EUCLEAN", "removed")
     lib.refuse("sha256:10=" + "00" * 32, "EUCLEAN", "removed")
     lib.refuse("junk", "EINVAL")
+
+
+@test("a path to a file does not keep the module, and leads nowhere once it is gone")
+def _():
+    path = os.open(lib.STATUS, os.O_PATH)
+    try:
+        again = f"/proc/self/fd/{path}"
+        check(lib.read(again), "nothing to read through the path")
+        lib.unload()
+        equal(lib.outcome_of(os.open, again, os.O_RDONLY), "EIO", "error of an open through the path")
+        equal(lib.outcome_of(os.open, again, os.O_ACCMODE), "EIO", "error of an open in mode 3")
+    finally:
+        os.close(path)
+        lib.load()
 
 
 @test("it can be unloaded again, and says that the values are unknown")

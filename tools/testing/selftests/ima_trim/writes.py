@@ -56,10 +56,31 @@ def _(where):
     try:
         equal(lib.outcome_of(os.write, fd, text[:cut].encode()), "EINVAL", "error of the first half")
         equal(lib.outcome_of(os.write, fd, text[cut:].encode()), "EINVAL", "error of the second half")
-        equal(lib.outcome_of(os.writev, fd, [text[:cut].encode(), text[cut:].encode()]), "EINVAL", "error of a writev")
     finally:
         os.close(fd)
     lib.unchanged(before, "half a request")
+    lib.trim(text, history.total - 1)
+
+
+@test("the parts of a writev are one request")
+def _():
+    history, text = matching()
+    middle = len(text) // 2
+    parts = [text[:middle].encode(), text[middle:].encode(), b"\n", b"dry-run\n"]
+    before = lib.snapshot()
+    fd = os.open(lib.TRIM, os.O_RDWR)
+    try:
+        equal(os.writev(fd, parts), sum(map(len, parts)), "bytes written")
+        equal(lib.pairs(lib.read_fd(fd)).get("result"), "dry-run", "result in the reply")
+        lib.unchanged(before, "a dry run in parts")
+        os.lseek(fd, 0, os.SEEK_SET)
+        equal(lib.outcome_of(os.writev, fd, [b" " * lib.MAX_REQUEST, b" "]), "E2BIG", "error of a long writev")
+        lib.unchanged(before, "a long writev")
+        os.lseek(fd, 0, os.SEEK_SET)
+        os.writev(fd, parts[:3])
+        equal(lib.pairs(lib.read_fd(fd)).get("result"), "trimmed", "result in the reply")
+    finally:
+        os.close(fd)
     lib.trim(text, history.total - 1)
 
 
