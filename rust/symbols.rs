@@ -24,6 +24,9 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the counters of IMA are taken for 64 bits wide");
+
 /// Room for what `sprint_symbol()` prints: `KSYM_SYMBOL_LEN`, generously.
 const SYMBOL_TEXT: usize = 1024;
 

@@ -80,7 +80,11 @@ impl Violations {
     pub(crate) fn with_room(count: u64, kept: usize) -> Result<Self> {
         let new = usize::try_from(count).unwrap_or(MAX_VIOLATIONS);
         let new = new.min(MAX_VIOLATIONS);
-        let all = new.saturating_add(kept).min(MAX_VIOLATIONS);
+        let all = match new {
+            // Those that are kept stay where they are.
+            0 => 0,
+            _ => new.saturating_add(kept).min(MAX_VIOLATIONS),
+        };
 
         Ok(Self {
             new: KVVec::with_capacity(new, GFP_KERNEL)?,
@@ -197,9 +201,10 @@ impl Ledger {
         pcrs.without(self.verified).iter().next()
     }
 
-    /// Whether records arrived since the PCRs that they extend were last looked at.
-    pub(crate) fn is_news(&self, counters: &Counters) -> bool {
-        self.looked_at != counters.full
+    /// Whether no records arrived since the PCRs that they extend were last looked at, and it is
+    /// known of these whether their starting values are a fact.
+    pub(crate) fn is_decided(&self, counters: &Counters) -> bool {
+        self.looked_at == counters.full && self.undecided(self.seen).is_empty()
     }
 
     /// Notes the PCRs that the records up to `counters` extend.
@@ -250,19 +255,21 @@ impl Ledger {
         self.hold_ns_last = hold_ns;
         self.hold_ns_max = self.hold_ns_max.max(hold_ns);
 
-        let mut old = core::mem::replace(&mut self.violations, room);
-        let surplus = old
-            .len()
-            .saturating_add(new.len())
-            .saturating_sub(MAX_VIOLATIONS);
+        if !new.is_empty() {
+            let mut old = core::mem::replace(&mut self.violations, room);
+            let surplus = old
+                .len()
+                .saturating_add(new.len())
+                .saturating_sub(MAX_VIOLATIONS);
 
-        self.dropped = self
-            .dropped
-            .saturating_add(omitted)
-            .saturating_add(surplus as u64);
-        for violation in Iterator::chain(old.drain_all().skip(surplus), new.drain_all()) {
-            // There is room: `Violations::with_room()`.
-            let _ = self.violations.push_within_capacity(violation);
+            self.dropped = self
+                .dropped
+                .saturating_add(omitted)
+                .saturating_add(surplus as u64);
+            for violation in Iterator::chain(old.drain_all().skip(surplus), new.drain_all()) {
+                // There is room: `Violations::with_room()`.
+                let _ = self.violations.push_within_capacity(violation);
+            }
         }
 
         core::mem::replace(&mut self.starting, values)

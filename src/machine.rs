@@ -15,6 +15,7 @@ use crate::{
         MAX_DIGEST, //
     },
     btf::Btf,
+    errno::Errno,
     layout::Layout,
     report::Escaped,
     rust::{
@@ -40,6 +41,13 @@ use kernel::{
 /// PCR values in memory of the kernel.
 pub(crate) type Values = PcrValues<KVec<Value>>;
 
+/// The kernel's error of an error number.
+///
+/// `kernel::error::code` has not all of them before Linux 7.3.
+pub(crate) fn error(errno: Errno) -> Error {
+    Error::from_errno(errno.code().saturating_neg())
+}
+
 /// What the module was loaded on.
 pub(crate) struct Machine {
     /// IMA.
@@ -63,23 +71,23 @@ fn layout(symbols: &Symbols) -> Result<Layout> {
         log_err!("{error}");
         error.errno()
     })?;
-    let btf = Btf::parse(blob).map_err(|error| {
-        log_err!("BTF of the kernel: {error}");
-        EOPNOTSUPP
+    let btf = Btf::parse(blob).map_err(|why| {
+        log_err!("BTF of the kernel: {why}");
+        error(Errno::OpNotSupp)
     })?;
-    let types = btf.count_types().map_err(|error| {
-        log_err!("BTF of the kernel: {error}");
-        EOPNOTSUPP
+    let types = btf.count_types().map_err(|why| {
+        log_err!("BTF of the kernel: {why}");
+        error(Errno::OpNotSupp)
     })?;
     let mut offsets = KVVec::from_elem(0u32, types as usize, GFP_KERNEL)?;
-    let index = btf.index(&mut offsets).map_err(|error| {
-        log_err!("BTF of the kernel: {error}");
-        EOPNOTSUPP
+    let index = btf.index(&mut offsets).map_err(|why| {
+        log_err!("BTF of the kernel: {why}");
+        error(Errno::OpNotSupp)
     })?;
 
-    Layout::resolve(&index).map_err(|error| {
-        log_err!("{error}: this kernel's IMA is not one that is known; nothing is touched");
-        EOPNOTSUPP
+    Layout::resolve(&index).map_err(|why| {
+        log_err!("{why}: this kernel's IMA is not one that is known; nothing is touched");
+        error(Errno::OpNotSupp)
     })
 }
 
@@ -175,7 +183,7 @@ impl Machine {
         }
         if self.banks.is_empty() {
             log_err!("no bank of the TPM can be replayed");
-            return Err(EOPNOTSUPP);
+            return Err(error(Errno::OpNotSupp));
         }
         Ok(())
     }

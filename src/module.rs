@@ -5,7 +5,10 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    machine::Machine,
+    machine::{
+        error,
+        Machine, //
+    },
     report::{
         self,
         TrimResult, //
@@ -71,7 +74,7 @@ impl Files for Trimmer {
         // The outcome stands whether or not there is memory to tell it.
         let _ = report::outcome(reply, &outcome);
         match outcome.result {
-            TrimResult::Refused(errno) => Err(Error::from_errno(errno.code().saturating_neg())),
+            TrimResult::Refused(errno) => Err(error(errno)),
             _ => Ok(()),
         }
     }

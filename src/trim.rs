@@ -14,7 +14,8 @@
 use crate::{
     bank::{
         Pcr,
-        PcrSet, //
+        PcrSet,
+        Value, //
     },
     base::{
         self,
@@ -28,7 +29,10 @@ use crate::{
         Violation,
         Violations, //
     },
-    machine::Machine,
+    machine::{
+        error,
+        Machine, //
+    },
     replay::{
         self,
         search,
@@ -94,6 +98,9 @@ impl Drop for Turn<'_> {
         self.0.given_back.notify_one();
     }
 }
+
+/// A request, with its values in memory of the kernel.
+type TrimRequest = Request<KVec<Value>>;
 
 /// Why a request is refused, and what would have been trimmed as far as that is known.
 struct Refusal {
@@ -253,7 +260,7 @@ impl Trimmer {
     ///
     /// If that cannot be done now, it is left for later.
     pub(crate) fn catch_up(&self) {
-        if !self.ledger.lock().is_news(&self.machine.ima.counters()) {
+        if self.ledger.lock().is_decided(&self.machine.ima.counters()) {
             return;
         }
         let Some(turn) = self.try_turn() else {
@@ -331,8 +338,13 @@ impl Trimmer {
     ///
     /// `request` is its text, or why that could not be read.
     pub(crate) fn request(&self, request: Result<&[u8]>) -> Outcome {
-        let outcome = request
-            .map_err(|error| {
+        let mut turn = None;
+        let result = match request {
+            Ok(text) => self.parse(text).and_then(|request| {
+                let turn = turn.insert(self.turn()?);
+                self.trim(turn, request)
+            }),
+            Err(error) => {
                 let refusal = Refusal::from(error);
 
                 log_warn!(
@@ -340,19 +352,20 @@ impl Trimmer {
                     refusal.errno,
                     request::MAX_REQUEST
                 );
-                refusal
-            })
-            .and_then(|text| self.trim(text))
-            .unwrap_or_else(|Refusal { errno, found }| {
-                found.outcome(TrimResult::Refused(errno), None)
-            });
+                Err(refusal)
+            }
+        };
+        let outcome = result.unwrap_or_else(|Refusal { errno, found }| {
+            found.outcome(TrimResult::Refused(errno), None)
+        });
 
+        // The turn, if it was taken, is given back after this: outcomes are in their order.
         self.ledger.lock().conclude(outcome);
         outcome
     }
 
     /// Reads a request.
-    fn parse(&self, text: &[u8]) -> Result<Request<KVec<crate::bank::Value>>, Refusal> {
+    fn parse(&self, text: &[u8]) -> Result<TrimRequest, Refusal> {
         let request = request::parse(
             text,
             &self.machine.banks,
@@ -394,9 +407,7 @@ impl Trimmer {
     }
 
     /// Carries out a request. Nothing is changed if it is refused.
-    fn trim(&self, text: &[u8]) -> Result<Outcome, Refusal> {
-        let request = self.parse(text)?;
-        let turn = self.turn()?;
+    fn trim(&self, turn: &Turn<'_>, request: TrimRequest) -> Result<Outcome, Refusal> {
         let hold = self.machine.ima.hold()?;
         drop(hold.exclude()?);
 
@@ -410,7 +421,7 @@ impl Trimmer {
             );
             return Err(Errno::Uclean.into());
         }
-        self.require(&turn, &hold, request.target.pcrs())?;
+        self.require(turn, &hold, request.target.pcrs())?;
 
         let (starting, before, kept) = {
             let ledger = self.ledger.lock();
@@ -452,7 +463,7 @@ impl Trimmer {
         if found.records == 0 {
             return Ok(found.outcome(TrimResult::Nothing, None));
         }
-        self.require(&turn, &hold, replay.seen())?;
+        self.require(turn, &hold, replay.seen())?;
         if found.violations != request.violations {
             log_warn!(
                 "trim refused: {} violations would be dropped, {} are stated; look at them, and \
@@ -478,15 +489,20 @@ impl Trimmer {
             values: replay.into_values(),
         };
 
+        // What goes wrong from here on is logged after IMA's mutexes are let go.
         let mut ledger = self.ledger.lock();
         let mut exclusive = hold.exclude()?;
         let locked = exclusive.lock_list();
         if request.dry_run {
-            locked.check(&position)?;
+            let checked = locked.check(&position);
+            drop(locked);
+            drop(exclusive);
+            checked?;
             return Ok(found.outcome(TrimResult::DryRun, None));
         }
-        let (cut, hold_ns) = locked.cut(position)?;
+        let cut = locked.cut(position);
         drop(exclusive);
+        let (cut, hold_ns) = cut?;
         let replaced = ledger.commit(trimmed, hold_ns);
         drop(ledger);
 
@@ -505,11 +521,6 @@ impl Trimmer {
         );
         Ok(found.outcome(TrimResult::Trimmed, Some(hold_ns)))
     }
-}
-
-/// The kernel's error of an error number.
-fn error(errno: Errno) -> Error {
-    Error::from_errno(errno.code().saturating_neg())
 }
 
 /// The PCRs that the records of a walk extend.
