@@ -10,6 +10,7 @@ Runs in the build root (see enter). The last line is "N passed, N failed", and t
 import concurrent.futures
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -194,9 +195,10 @@ def main():
 
 
 if __name__ == "__main__":
+    # The pool would wait for all its jobs. What still runs ends with this process and its namespace.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: os._exit(128 + number))
     try:
         sys.exit(main())
     except vm.Failure as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
