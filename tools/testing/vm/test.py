@@ -99,7 +99,7 @@ def read_scenarios():
         scenarios.append(vm.Job(
             name, "tests", append=append, tpm=tpm, limit=int(limit), tests=tests.split(),
             # A test that hangs leaves some time to those after it.
-            test_limit=max(20, int(limit) * 3 // 5), directory="/harness/selftests/ima_trim",
+            test_limit=max(20, int(limit) * 4 // 5), directory="/harness/selftests/ima_trim",
         ))
     return scenarios
 
