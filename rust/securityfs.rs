@@ -266,8 +266,8 @@ impl<T: Files> Operations<T> {
     /// Those of an open file, which the directory adds the owner to.
     ///
     /// All parts of a `writev(2)` come in one call of `write_iter`, and so are one request; `write`
-    /// would be called for each. There is no `read_iter`: so `__kernel_read()` (`fs/read_write.c`) refuses to read the file,
-    /// and IMA does not measure its content.
+    /// would be called for each. There is no `read_iter`: so `__kernel_read()` (`fs/read_write.c`)
+    /// refuses to read the file, and IMA does not measure its content.
     const OPENED: bindings::file_operations = bindings::file_operations {
         read: Some(Self::read),
         write_iter: Some(Self::write_iter),

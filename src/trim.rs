@@ -408,7 +408,7 @@ impl Trimmer {
 
     /// Carries out a request. Nothing is changed if it is refused.
     fn trim(&self, turn: &Turn<'_>, request: TrimRequest) -> Result<Outcome, Refusal> {
-        let hold = self.machine.ima.hold()?;
+        let mut hold = self.machine.ima.hold()?;
         drop(hold.exclude()?);
 
         let counters = hold.counters();

@@ -28,10 +28,7 @@ use crate::{
         task, //
     },
 };
-use core::{
-    marker::PhantomData,
-    ptr::NonNull, //
-};
+use core::ptr::NonNull;
 use kernel::{
     bindings::{
         self,
@@ -303,14 +300,13 @@ impl<'h> Walk<'h> {
     }
 
     /// Where the walk is now, to be cut there.
-    pub(crate) fn position(&self) -> Position<'h> {
+    pub(crate) fn position(&self) -> Position {
         // INVARIANT: That of the walk.
         Position {
             last: self.at,
             records: self.records,
             serialised: self.serialised,
             generation: self.generation,
-            _hold: PhantomData,
         }
     }
 }
@@ -344,21 +340,20 @@ impl<'h> Iterator for Walk<'h> {
     }
 }
 
-/// A place between two records, reached by a [`Walk`] and good for as long as its hold.
+/// A place between two records, reached by a [`Walk`].
 ///
 /// # Invariants
 ///
 /// `last` is the link of the record number `records` of the list, or the head if that is 0, as
-/// long as the hold of `'h` exists and the list is of this generation.
-pub(crate) struct Position<'h> {
+/// long as the list is of this generation: that number only ever grows, whoever removes records.
+pub(crate) struct Position {
     last: *mut list_head,
     records: u64,
     serialised: Option<usize>,
     generation: i64,
-    _hold: PhantomData<&'h ()>,
 }
 
-impl Position<'_> {
+impl Position {
     /// How many records there are from the head of the list to here.
     pub(crate) fn records(&self) -> i64 {
         i64::try_from(self.records).unwrap_or(i64::MAX)
@@ -385,7 +380,7 @@ impl Ima {
 pub(super) fn cut<'i>(
     ima: &'i Ima,
     _list: &mut KernelMutexGuard,
-    position: Position<'_>,
+    position: Position,
 ) -> Result<Cut<'i>, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
@@ -399,7 +394,8 @@ pub(super) fn cut<'i>(
     //
     // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
     // `Position`. Under the mutex nobody else writes to them, and nobody reads them without it, for
-    // there are no readers. Walks of this module have ended, for they borrow the hold.
+    // there are no readers. There are no walks of this module either: they borrow the hold, which
+    // the `Exclusive` borrows mutably.
     let first = unsafe {
         let first = (*head).next;
         let rest = (*last).next;

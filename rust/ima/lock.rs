@@ -246,9 +246,11 @@ impl<'i> ReaderHold<'i> {
 
     /// Takes `ima_measure_mutex`, and makes sure that we are the only reader.
     ///
+    /// No walk, nor any record of one, can be used any more from here on: the next one is another.
+    ///
     /// As long as it lasts, whoever opens or closes a measurement list file waits: no user memory
     /// may be accessed, nothing allocated, and nothing waited for but the mutex that follows.
-    pub(crate) fn exclude(&self) -> Result<Exclusive<'i, '_>, Busy> {
+    pub(crate) fn exclude(&mut self) -> Result<Exclusive<'i, '_>, Busy> {
         let measure = self.ima.measure_mutex();
 
         match self.ima.users(&measure)? {
@@ -283,7 +285,7 @@ impl Drop for ReaderHold<'_> {
 pub(crate) struct Exclusive<'i, 'h> {
     ima: &'i Ima,
     _measure: KernelMutexGuard,
-    _hold: PhantomData<&'h ()>,
+    _hold: PhantomData<&'h mut ()>,
 }
 
 impl<'i, 'h> Exclusive<'i, 'h> {
@@ -313,7 +315,7 @@ pub(crate) struct ListLock<'i, 'h, 'e> {
 impl<'i, 'h> ListLock<'i, 'h, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
     /// walked, that none of it is staged, and that measuring goes on.
-    pub(crate) fn check(&self, position: &Position<'h>) -> Result<(), Busy> {
+    pub(crate) fn check(&self, position: &Position) -> Result<(), Busy> {
         let counters = self.ima.counters_locked(&self.list);
 
         counters.check()?;
@@ -327,7 +329,7 @@ impl<'i, 'h> ListLock<'i, 'h, '_> {
     ///
     /// Returns what was cut off, and for how many nanoseconds the mutex was held. On an error
     /// nothing was changed.
-    pub(crate) fn cut(mut self, position: Position<'h>) -> Result<(Cut<'i>, u64), Busy> {
+    pub(crate) fn cut(mut self, position: Position) -> Result<(Cut<'i>, u64), Busy> {
         self.check(&position)?;
 
         let cut = list::cut(self.ima, &mut self.list, position)?;
