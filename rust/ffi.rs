@@ -7,6 +7,7 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
+        c_long,
         c_ulong,
         c_void, //
     },
@@ -36,12 +37,19 @@ unsafe extern "C" {
     pub(super) static ima_trim_measure_pcr: u32;
     /// `CONFIG_IMA_DISABLE_HTABLE`.
     pub(super) static ima_trim_htable_disabled: bool;
+    /// The module parameter `guard`.
+    pub(super) static ima_trim_guard: bool;
+    /// The module parameter `reclaim`, a string.
+    pub(super) static ima_trim_reclaim: *const c_char;
 
     pub(super) fn ima_trim_data_symbol(name: *const c_char, address: *mut c_ulong) -> c_int;
     pub(super) fn ima_trim_exported_data() -> *const c_void;
 
     pub(super) safe fn ima_trim_fatal_signal_pending() -> bool;
     pub(super) safe fn ima_trim_cond_resched();
+    pub(super) safe fn ima_trim_current() -> *mut c_void;
+    pub(super) safe fn ima_trim_lists_unshared() -> c_long;
+    pub(super) safe fn ima_trim_zalloc(size: usize) -> *mut c_void;
 
     pub(super) fn ima_trim_file_pin(
         file: *mut bindings::file,
@@ -52,6 +60,20 @@ unsafe extern "C" {
     pub(super) fn ima_trim_inode_shared(inode: *mut bindings::inode) -> bool;
 
     pub(super) fn ima_trim_list_poison(entry: *mut bindings::list_head);
+    pub(super) fn ima_trim_list_poisoned(
+        next: *const bindings::list_head,
+        prev: *const bindings::list_head,
+    ) -> bool;
+
+    pub(super) fn ima_trim_audit(
+        cause: *const c_char,
+        records: u64,
+        violations: u64,
+        records_trimmed: u64,
+        violations_trimmed: u64,
+        trims: u64,
+    ) -> c_int;
+    pub(super) fn ima_trim_measure(data: *const u8, len: usize) -> c_int;
 
     pub(super) fn ima_trim_tpm_banks(chip: *const TpmChip) -> u32;
     pub(super) fn ima_trim_tpm_bank(

@@ -5,13 +5,21 @@
  * they are used for, and why that is sound, is said in the Rust files beside this one.
  */
 #include <linux/atomic.h>
+#include <linux/audit.h>
 #include <linux/err.h>
+#include <linux/fdtable.h>
+#include <linux/file.h>
+#include <linux/file_ref.h>
 #include <linux/fs.h>
+#include <linux/ima.h>
 #include <linux/kprobes.h>
 #include <linux/list.h>
+#include <linux/magic.h>
 #include <linux/module.h>
+#include <linux/moduleparam.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/tpm.h>
 #include <linux/version.h>
@@ -26,6 +34,15 @@
 
 const u32 ima_trim_measure_pcr = CONFIG_IMA_MEASURE_PCR_IDX;
 const bool ima_trim_htable_disabled = IS_ENABLED(CONFIG_IMA_DISABLE_HTABLE);
+
+/* Here because the kernel crate has no parameters that are strings, nor, before 7.3, bool ones. */
+bool ima_trim_guard = true;
+module_param_named(guard, ima_trim_guard, bool, 0444);
+MODULE_PARM_DESC(guard, "keep other writers of the measurement list out while loaded (default: on)");
+
+char *ima_trim_reclaim = "keep";
+module_param_named(reclaim, ima_trim_reclaim, charp, 0444);
+MODULE_PARM_DESC(reclaim, "memory of trimmed records: keep, compact or flush (default: keep)");
 
 /*
  * register_kprobe() looks the name up, stores the address, and only then refuses what is not code.
@@ -65,6 +82,53 @@ void ima_trim_cond_resched(void)
 	cond_resched();
 }
 
+void *ima_trim_current(void)
+{
+	return current;
+}
+
+struct lists {
+	long unshared;
+	bool shared;
+};
+
+/* Counts a file if it is one of IMA's lists, open for writing. */
+static int ima_trim_count_list(const void *data, struct file *file, unsigned int fd)
+{
+	struct lists *lists = (struct lists *)data;
+	const struct dentry *dentry = file->f_path.dentry;
+
+	if (!(file->f_mode & FMODE_WRITE) ||
+	    file_inode(file)->i_sb->s_magic != SECURITYFS_MAGIC ||
+	    !strnstr(dentry->d_name.name, "_runtime_measurements", dentry->d_name.len))
+		return 0;
+	if (file_count(file) != 1)
+		lists->shared = true;
+	lists->unshared++;
+	return 0;
+}
+
+/*
+ * How many descriptors of measurement lists, open for writing, the current task has that nobody else
+ * can use, or -1 if somebody can use one of them.
+ */
+long ima_trim_lists_unshared(void)
+{
+	struct lists lists = {};
+
+	/* What was stored to the list comes before the look at who may be reading it. */
+	smp_mb();
+	if (atomic_read(&current->files->count) != 1)
+		return -1;
+	iterate_fd(current->files, 0, ima_trim_count_list, &lists);
+	return lists.shared ? -1 : lists.unshared;
+}
+
+void *ima_trim_zalloc(size_t size)
+{
+	return kzalloc(size, GFP_KERNEL);
+}
+
 /* As misc_open() does: from here on the file holds a reference on the owner of @fops. */
 int ima_trim_file_pin(struct file *file, const struct file_operations *fops)
 {
@@ -100,6 +164,39 @@ void ima_trim_list_poison(struct list_head *entry)
 {
 	entry->next = LIST_POISON1;
 	entry->prev = LIST_POISON2;
+}
+
+bool ima_trim_list_poisoned(const struct list_head *next,
+			    const struct list_head *prev)
+{
+	return next == LIST_POISON1 && prev == LIST_POISON2;
+}
+
+/* op, cause, res and errno are as in integrity_audit_message(), which is not exported. */
+int ima_trim_audit(const char *cause, u64 records, u64 violations,
+		   u64 records_trimmed, u64 violations_trimmed, u64 trims)
+{
+	struct audit_buffer *ab;
+
+	if (!IS_ENABLED(CONFIG_AUDIT))
+		return 0;
+	ab = audit_log_start(audit_context(), GFP_KERNEL, AUDIT_INTEGRITY_PCR);
+	if (!ab)
+		return -ENOMEM;
+	audit_log_format(ab, "op=ima_trim cause=%s", cause);
+	audit_log_task_info(ab);
+	audit_log_format(ab, " records=%llu violations=%llu", records, violations);
+	audit_log_format(ab, " records_trimmed=%llu violations_trimmed=%llu trims=%llu",
+			 records_trimmed, violations_trimmed, trims);
+	audit_log_format(ab, " res=1 errno=0");
+	audit_log_end(ab);
+	return 0;
+}
+
+/* @data ends with a NUL that @len does not count: IMA takes it for a name, too. */
+int ima_trim_measure(const u8 *data, size_t len)
+{
+	return ima_measure_critical_data("ima_trim", "trim", data, len, false, NULL, 0);
 }
 
 u32 ima_trim_tpm_banks(const struct tpm_chip *chip)

@@ -17,12 +17,17 @@ struct tpm_chip;
 
 extern const u32 ima_trim_measure_pcr;
 extern const bool ima_trim_htable_disabled;
+extern bool ima_trim_guard;
+extern char *ima_trim_reclaim;
 
 int ima_trim_data_symbol(const char *name, unsigned long *address);
 const void *ima_trim_exported_data(void);
 
 bool ima_trim_fatal_signal_pending(void);
 void ima_trim_cond_resched(void);
+void *ima_trim_current(void);
+long ima_trim_lists_unshared(void);
+void *ima_trim_zalloc(size_t size);
 
 int ima_trim_file_pin(struct file *file, const struct file_operations *fops);
 bool ima_trim_file_writes(const struct file *file);
@@ -30,6 +35,12 @@ bool ima_trim_inode_opened(struct inode *inode);
 bool ima_trim_inode_shared(struct inode *inode);
 
 void ima_trim_list_poison(struct list_head *entry);
+bool ima_trim_list_poisoned(const struct list_head *next,
+			    const struct list_head *prev);
+
+int ima_trim_audit(const char *cause, u64 records, u64 violations,
+		   u64 records_trimmed, u64 violations_trimmed, u64 trims);
+int ima_trim_measure(const u8 *data, size_t len);
 
 u32 ima_trim_tpm_banks(const struct tpm_chip *chip);
 int ima_trim_tpm_bank(const struct tpm_chip *chip, u32 index, u16 *alg_id,

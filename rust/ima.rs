@@ -9,7 +9,8 @@
 //!
 //! Their order, outermost first, and what each is here:
 //!
-//! 1. `ReaderHold`: we are counted as one more reader, so no writer can come in;
+//! 1. `Hold`: we are counted as one more reader, so no writer can come in (or the current task is the
+//!    writer itself);
 //! 2. `Exclusive`: `ima_measure_mutex`, and the proof that nobody but us is counted;
 //! 3. `ListLock`: `ima_extend_list_mutex`, shortly.
 //!
@@ -19,26 +20,33 @@
 //! IMA's structs are private, so whatever is read of them is found by the offsets of
 //! [`Layout`], which come from the running kernel's own BTF.
 //!
-//! Not supported: staging, the hash table, appending.
+//! As long as the module is loaded, `Ima::guard` can be one more of the first, that walks nowhere.
+//!
+//! Not supported: staging, appending.
 
 mod list;
 mod lock;
+mod reclaim;
 
 pub(crate) use self::{
     list::{
         ListRecord,
+        Lost,
         Walk, //
     },
     lock::{
         Busy,
         Counters,
-        ReaderHold, //
+        Hold, //
     },
+    reclaim::Reclaimed,
 };
 
 use super::{
     ffi,
+    hash,
     symbols::{
+        self,
         Symbol,
         Symbols, //
     },
@@ -46,6 +54,7 @@ use super::{
 };
 use crate::layout::Layout;
 use core::ptr::NonNull;
+use kernel::sync::atomic::Relaxed;
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
 pub(crate) fn measure_pcr() -> u32 {
@@ -58,11 +67,17 @@ pub(crate) fn measure_pcr() -> u32 {
 /// # Invariants
 ///
 /// - `layout` is that of the running kernel, whose private structs are nowhere else described.
-/// - `sha1_slot` is less than the number of digests that every record has.
+/// - `sha1_slot` and `lookup_slot` are less than the number of digests that every record has, and a
+///   digest has at least `lookup_size` bytes.
+/// - `ima_measure_users` counts us once if `guarded`.
 pub(crate) struct Ima {
     symbols: Symbols,
     layout: Layout,
     sha1_slot: usize,
+    /// The slot of the digest that duplicates are looked up by, and how many bytes of it.
+    lookup_slot: usize,
+    lookup_size: usize,
+    guarded: bool,
     /// `ima_num_records[]` of the list, of the staged list, and of all records ever added.
     live: Symbol<i64>,
     staged: Symbol<i64>,
@@ -81,6 +96,8 @@ pub(crate) enum Unusable {
     Slots {
         /// `ima_sha1_idx`.
         sha1: i32,
+        /// `ima_hash_algo_idx`.
+        lookup: i32,
         /// `ima_extra_slots`.
         extra: i32,
     },
@@ -95,11 +112,13 @@ impl Ima {
     pub(crate) fn new(symbols: Symbols, layout: Layout) -> Result<(Self, Chip), Unusable> {
         // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
         // only while the kernel starts.
-        let (htable, chip, sha1, extra) = unsafe {
+        let (htable, chip, sha1, lookup, algorithm, extra) = unsafe {
             (
                 symbols.ima_htable.as_ptr().read_volatile(),
                 symbols.ima_tpm_chip.as_ptr().read_volatile(),
                 symbols.ima_sha1_idx.as_ptr().read_volatile(),
+                symbols.ima_hash_algo_idx.as_ptr().read_volatile(),
+                symbols.ima_hash_algo.as_ptr().read_volatile(),
                 symbols.ima_extra_slots.as_ptr().read_volatile(),
             )
         };
@@ -116,9 +135,24 @@ impl Ima {
         let slots = usize::try_from(extra)
             .ok()
             .and_then(|extra| chip.banks().count().checked_add(extra));
-        let sha1_slot = match (usize::try_from(sha1), slots) {
-            (Ok(slot), Some(slots)) if slot < slots => slot,
-            _ => return Err(Unusable::Slots { sha1, extra }),
+        let slot = |index: i32| {
+            usize::try_from(index)
+                .ok()
+                .filter(|slot| slots.is_some_and(|slots| *slot < slots))
+        };
+        let lookup_size = u16::try_from(algorithm)
+            .ok()
+            .and_then(hash::algorithm)
+            .map(|(_, size)| size)
+            .filter(|size| *size <= layout.tpm_digest.digest_len);
+        let (Some(sha1_slot), Some(lookup_slot), Some(lookup_size)) =
+            (slot(sha1), slot(lookup), lookup_size)
+        else {
+            return Err(Unusable::Slots {
+                sha1,
+                lookup,
+                extra,
+            });
         };
 
         let lists = layout.binary_lists;
@@ -132,12 +166,15 @@ impl Ima {
             return Err(Unusable::Lists);
         };
 
-        // INVARIANT: The slot was just checked; the layout is by the caller's word.
+        // INVARIANT: The slots were just checked; the layout is by the caller's word.
         Ok((
             Self {
                 symbols,
                 layout,
                 sha1_slot,
+                lookup_slot,
+                lookup_size,
+                guarded: false,
                 live,
                 staged,
                 full,
@@ -145,5 +182,23 @@ impl Ima {
             },
             chip,
         ))
+    }
+
+    /// Whether records can be taken out of the digest hash table.
+    pub(crate) fn can_sweep(&self) -> bool {
+        reclaim::can_sweep(self)
+    }
+
+    /// Whether kernels before this one may have had records that this one never counted.
+    pub(crate) fn maybe_kexec(&self) -> bool {
+        symbols::maybe_kexec()
+    }
+
+    /// `ima_num_violations`: how many violations there were in this kernel, whether or not they
+    /// became records.
+    pub(crate) fn violations(&self) -> u64 {
+        let count = self.symbols.ima_num_violations.atomic().load(Relaxed);
+
+        u64::try_from(count).unwrap_or(0)
     }
 }

@@ -29,6 +29,8 @@ pub mod replay;
 pub mod report;
 #[path = "../src/request.rs"]
 pub mod request;
+#[path = "../src/restore.rs"]
+mod restore;
 #[path = "../src/text.rs"]
 mod text;
 #[path = "../src/trim.rs"]
@@ -39,9 +41,11 @@ pub mod values;
 /// Safe abstractions over what the `kernel` crate lacks: the only code that is not safe.
 #[path = "."]
 mod rust {
+    pub(crate) mod evidence;
     mod ffi;
     pub(crate) mod hash;
     pub(crate) mod ima;
+    pub(crate) mod parameters;
     pub(crate) mod securityfs;
     pub(crate) mod symbols;
     pub(crate) mod task;

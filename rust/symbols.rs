@@ -229,6 +229,8 @@ symbols! {
     /// What the lists take when serialised, by `enum binary_lists`, or `ULONG_MAX` where that is
     /// not counted. Under `ima_extend_list_mutex`.
     binary_runtime_size = c"binary_runtime_size": usize,
+    /// How many violations there were since boot.
+    ima_num_violations = c"ima_num_violations": i64,
     /// The hash table of the records' digests; null as long as IMA is not initialised.
     ima_htable = c"ima_htable": *mut c_void,
     /// The mutex of the three that follow (`security/integrity/ima/ima_fs.c`).
@@ -244,6 +246,10 @@ symbols! {
     /// The slot of a record's digests that has the SHA-1
     /// (`security/integrity/ima/ima_crypto.c`, as the next one).
     ima_sha1_idx = c"ima_sha1_idx": i32,
+    /// The slot of the digest that duplicates are looked up by.
+    ima_hash_algo_idx = c"ima_hash_algo_idx": i32,
+    /// The algorithm of that digest (`security/integrity/ima/ima_main.c`).
+    ima_hash_algo = c"ima_hash_algo": i32,
     /// How many digests a record has beyond those of the TPM's banks.
     ima_extra_slots = c"ima_extra_slots": i32,
     /// The kernel's BTF (`include/asm-generic/vmlinux.lds.h`).
@@ -256,6 +262,26 @@ symbols! {
 /// two addresses is checked.
 fn stop_btf() -> core::result::Result<usize, SymbolError> {
     look_up(c"__stop_BTF")
+}
+
+/// What kexec says of itself to the kernel that it starts, in the upper half of a byte
+/// (`type_of_loader`, `Documentation/arch/x86/boot.rst`).
+const KEXEC_LOADER: i32 = 0xd;
+
+/// Whether the kernel may have been started by kexec, and others before it had the TPM.
+///
+/// Loaders say who they are on x86 only. If it cannot be told there, it was not.
+pub(super) fn maybe_kexec() -> bool {
+    if !cfg!(CONFIG_X86) {
+        return true;
+    }
+    Symbol::<i32>::find(c"bootloader_type").is_ok_and(|symbol| {
+        // SAFETY: By the invariants of `Symbol`; it is written while the kernel starts only
+        // (`arch/x86/kernel/setup.c`).
+        let loader = unsafe { symbol.as_ptr().read_volatile() };
+
+        loader.checked_shr(4) == Some(KEXEC_LOADER)
+    })
 }
 
 /// The most that a kernel's BTF may have.

@@ -31,7 +31,8 @@ use crate::{
         hash::HashError,
         ima::{
             Busy,
-            ReaderHold, //
+            Hold,
+            Lost, //
         },
         task::{
             checkpoint,
@@ -42,19 +43,33 @@ use crate::{
 use kernel::prelude::*;
 
 /// What comparing a replay with the TPM showed.
-#[derive(Clone, Copy)]
 pub(crate) struct Verdict {
+    /// PCRs that were compared.
+    pub(crate) pcrs: PcrSet,
     /// PCRs whose values are those of the TPM in every bank.
     pub(crate) verified: PcrSet,
     /// PCRs of which at least one bank has another value.
     pub(crate) refuted: PcrSet,
     /// PCRs that records extended.
     pub(crate) seen: PcrSet,
+    /// Records that were replayed.
+    pub(crate) records: u64,
+    /// Violations among them.
+    pub(crate) violations: u64,
+    /// For each bank, the PCRs whose values are those of the TPM.
+    equal: [PcrSet; MAX_BANKS],
+}
+
+impl Verdict {
+    /// Whether a PCR of a bank has the value that the TPM has.
+    pub(crate) fn is_equal(&self, bank: usize, pcr: Pcr) -> bool {
+        self.equal.get(bank).is_some_and(|pcrs| pcrs.contains(pcr))
+    }
 }
 
 /// Why the replay could not be compared with the TPM.
 pub(crate) enum Undecided {
-    /// The list cannot be walked now.
+    /// The list cannot be walked now, or not any more.
     Busy(Busy),
     /// The TPM did not answer.
     Tpm,
@@ -72,53 +87,37 @@ impl From<Busy> for Undecided {
     }
 }
 
-impl From<ReplayError<HashError>> for Undecided {
-    fn from(error: ReplayError<HashError>) -> Self {
-        Self::Replay(error)
+impl From<Lost> for Undecided {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Busy(busy) => Self::Busy(busy),
+            Lost::Killed => Self::Killed,
+        }
     }
 }
 
-impl From<SearchError<HashError, FatalSignal>> for Undecided {
-    fn from(error: SearchError<HashError, FatalSignal>) -> Self {
+impl From<SearchError<ReplayError<HashError>, Lost>> for Undecided {
+    fn from(error: SearchError<ReplayError<HashError>, Lost>) -> Self {
         match error {
-            SearchError::Replay(error) => Self::Replay(error),
-            SearchError::Checkpoint(FatalSignal) => Self::Killed,
+            SearchError::Step(error) => Self::Replay(error),
+            SearchError::Walk(lost) => lost.into(),
         }
     }
 }
 
-/// PCRs of each bank, as bits.
-#[derive(Clone, Copy)]
-struct Cells([PcrSet; MAX_BANKS]);
-
-impl Cells {
-    /// Adds a PCR of a bank.
-    fn insert(&mut self, bank: usize, pcr: Pcr) {
-        if let Some(pcrs) = self.0.get_mut(bank) {
-            pcrs.insert(pcr);
-        }
-    }
-
-    /// Whether a PCR of a bank was added.
-    fn contains(&self, bank: usize, pcr: Pcr) -> bool {
-        self.0.get(bank).is_some_and(|pcrs| pcrs.contains(pcr))
-    }
-}
-
-/// Compares the replay of the list from `starting` with the TPM, for the PCRs of `wanted` and all
-/// that occur in the records.
+/// Compares the replay of the list from the values `from` with the TPM, for the PCRs of `wanted` and
+/// all that occur in the records.
 ///
-/// Sleeps; takes `ima_extend_list_mutex` shortly, twice, and the TPM's locks.
+/// Sleeps; takes `ima_extend_list_mutex` shortly, and the TPM's locks.
 pub(crate) fn verify(
     machine: &Machine,
-    hold: &ReaderHold<'_>,
-    starting: &Values,
+    hold: &Hold<'_>,
+    from: Values,
     wanted: PcrSet,
 ) -> Result<Verdict, Undecided> {
     let banks = &machine.banks;
-    let values = machine.copy(starting).map_err(|_| Undecided::NoMemory)?;
     let mut read = machine.reset_values().map_err(|_| Undecided::NoMemory)?;
-    let mut replay = Replay::new(values);
+    let mut replay = Replay::new(from);
     let mut walk = hold.walk()?;
 
     let listed = walk.listed();
@@ -126,9 +125,9 @@ pub(crate) fn verify(
         banks,
         &machine.hashes,
         &mut replay,
-        walk.by_ref(),
+        &mut walk,
         Some(listed),
-        checkpoint,
+        |_, _| {},
     )?;
 
     let pcrs = wanted.union(replay.seen());
@@ -148,41 +147,46 @@ pub(crate) fn verify(
         checkpoint().map_err(|FatalSignal| Undecided::Killed)?;
     }
 
-    let mut equal = Cells([PcrSet::new(); MAX_BANKS]);
-    let mut compare = |replay: &Replay<_>, pcr: Pcr| {
-        let replay: &Replay<KVec<_>> = replay;
-
-        for (bank, _) in banks.iter() {
-            if replay.values().get(bank, pcr) == read.get(bank, pcr) {
-                equal.insert(bank, pcr);
+    let mut equal = [PcrSet::new(); MAX_BANKS];
+    let mut compare = |values: &Values, pcr: Pcr| {
+        for ((bank, _), equal) in banks.iter().zip(&mut equal) {
+            if values.get(bank, pcr) == read.get(bank, pcr) {
+                equal.insert(pcr);
             }
         }
     };
-    pcrs.iter().for_each(|pcr| compare(&replay, pcr));
+    pcrs.iter().for_each(|pcr| compare(replay.values(), pcr));
 
     let after = hold.counters();
     after.check()?;
     let arrived = u64::try_from(after.live)
         .unwrap_or(0)
         .saturating_sub(listed);
-    for record in walk.take(usize::try_from(arrived).unwrap_or(usize::MAX)) {
-        if let Some(pcr) = replay.step(banks, &machine.hashes, &record)? {
-            compare(&replay, pcr);
-        }
-        checkpoint().map_err(|FatalSignal| Undecided::Killed)?;
-    }
+    advance(
+        banks,
+        &machine.hashes,
+        &mut replay,
+        &mut walk,
+        Some(arrived),
+        compare,
+    )?;
 
-    let mut verdict = Verdict {
-        verified: PcrSet::new(),
-        refuted: PcrSet::new(),
+    let verified: PcrSet = pcrs
+        .iter()
+        .filter(|&pcr| {
+            banks
+                .iter()
+                .zip(&equal)
+                .all(|(_, equal)| equal.contains(pcr))
+        })
+        .collect();
+    Ok(Verdict {
+        pcrs,
+        verified,
+        refuted: pcrs.without(verified),
         seen: replay.seen(),
-    };
-    for pcr in pcrs.iter() {
-        if banks.iter().all(|(bank, _)| equal.contains(bank, pcr)) {
-            verdict.verified.insert(pcr);
-        } else {
-            verdict.refuted.insert(pcr);
-        }
-    }
-    Ok(verdict)
+        records: replay.records(),
+        violations: replay.violations(),
+        equal,
+    })
 }

@@ -40,6 +40,8 @@ pub enum Errno {
     Stale,
     /// `EUCLEAN`: the starting PCR values are not verified.
     Uclean,
+    /// `EKEYREJECTED`: starting PCR values that are not those of this list and TPM.
+    KeyRejected,
 }
 
 impl Errno {
@@ -60,6 +62,7 @@ impl Errno {
             Self::OpNotSupp => "EOPNOTSUPP",
             Self::Stale => "ESTALE",
             Self::Uclean => "EUCLEAN",
+            Self::KeyRejected => "EKEYREJECTED",
         }
     }
 
@@ -80,6 +83,7 @@ impl Errno {
             Self::OpNotSupp => 95,
             Self::Stale => 116,
             Self::Uclean => 117,
+            Self::KeyRejected => 129,
         }
     }
 }

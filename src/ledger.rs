@@ -25,7 +25,8 @@ use crate::{
     },
     rust::ima::{
         Counters,
-        ListRecord, //
+        ListRecord,
+        Reclaimed, //
     },
 };
 use core::fmt;
@@ -136,9 +137,15 @@ pub(crate) struct Ledger {
     violations: KVVec<Violation>,
     /// Violations that were trimmed and are not in the list.
     dropped: u64,
+    /// The records that this kernel removed and that are in the account.
+    accounted: u64,
+    /// Of those that are not, how many were told of.
+    noticed: u64,
     hold_ns_last: u64,
     hold_ns_max: u64,
     bytes_freed: u64,
+    measured: u64,
+    evidence_failed: u64,
     outcome: Option<Outcome>,
 }
 
@@ -162,9 +169,13 @@ impl Ledger {
             },
             violations: KVVec::new(),
             dropped: 0,
+            accounted: 0,
+            noticed: 0,
             hold_ns_last: 0,
             hold_ns_max: 0,
             bytes_freed: 0,
+            measured: 0,
+            evidence_failed: 0,
             outcome: None,
         })
     }
@@ -186,9 +197,54 @@ impl Ledger {
 
     /// The records that somebody else removed.
     pub(crate) fn foreign(&self, counters: &Counters) -> u64 {
-        u64::try_from(counters.deleted())
-            .unwrap_or(0)
-            .saturating_sub(self.totals.records)
+        removed(counters).saturating_sub(self.accounted)
+    }
+
+    /// Tells, once, of records that somebody else removed. Gives their number.
+    pub(crate) fn notice(&mut self, counters: &Counters) -> u64 {
+        let foreign = self.foreign(counters);
+
+        if foreign > self.noticed {
+            self.noticed = foreign;
+            log_warn!(
+                "somebody else removed {foreign} records: the starting PCR values are unknown until \
+                 they are written to starting_pcrs, and nothing will be trimmed"
+            );
+        }
+        foreign
+    }
+
+    /// Whether the account is whole: nothing was removed by others, and the values of this PCR are
+    /// a fact.
+    pub(crate) fn is_whole(&self, counters: &Counters, pcr: Pcr) -> bool {
+        self.foreign(counters) == 0 && self.verified.contains(pcr)
+    }
+
+    /// The PCRs that have to be stated with starting values: those listed, and those seen.
+    pub(crate) fn known(&self) -> PcrSet {
+        self.listed.union(self.seen)
+    }
+
+    /// Takes over starting values that were stated and verified. Does not allocate. What is returned
+    /// is to be dropped without locks.
+    pub(crate) fn restore(
+        &mut self,
+        values: Values,
+        totals: Totals,
+        verdict: &Verdict,
+        counters: &Counters,
+    ) -> Values {
+        self.dropped = totals
+            .violations
+            .saturating_sub(self.violations.len() as u64);
+        self.totals = totals;
+        self.listed = self.listed.union(verdict.pcrs);
+        self.verified = verdict.verified;
+        self.refuted = PcrSet::new();
+        self.seen = self.seen.union(verdict.seen);
+        self.accounted = removed(counters);
+        self.noticed = 0;
+        core::mem::replace(&mut self.starting, values)
     }
 
     /// Of these PCRs, those of which it is not known whether their starting values are a fact.
@@ -215,10 +271,15 @@ impl Ledger {
 
     /// Notes a verdict. What was verified once stays so: the starting values only change by a
     /// replay from them.
-    pub(crate) fn judge(&mut self, verdict: &Verdict) {
+    ///
+    /// Gives the PCRs that were refuted just now.
+    pub(crate) fn judge(&mut self, verdict: &Verdict) -> PcrSet {
+        let news = self.undecided(verdict.refuted);
+
         self.verified = self.verified.union(verdict.verified);
         self.refuted = self.refuted.union(verdict.refuted).without(self.verified);
         self.seen = self.seen.union(verdict.seen);
+        news
     }
 
     /// How much is known of the starting values.
@@ -251,6 +312,7 @@ impl Ledger {
         totals.records = totals.records.saturating_add(records);
         totals.violations = totals.violations.saturating_add(violations);
         totals.trims = totals.trims.saturating_add(1);
+        self.accounted = self.accounted.saturating_add(records);
         self.listed = self.listed.union(pcrs);
         self.hold_ns_last = hold_ns;
         self.hold_ns_max = self.hold_ns_max.max(hold_ns);
@@ -275,9 +337,40 @@ impl Ledger {
         core::mem::replace(&mut self.starting, values)
     }
 
-    /// Notes memory that was given back.
-    pub(crate) fn freed(&mut self, bytes: u64) {
-        self.bytes_freed = self.bytes_freed.saturating_add(bytes);
+    /// Notes memory that was given back, and for how long the mutex was held for that.
+    pub(crate) fn reclaimed(&mut self, reclaimed: &Reclaimed) {
+        self.bytes_freed = self.bytes_freed.saturating_add(reclaimed.bytes);
+        self.hold_ns_last = self.hold_ns_last.max(reclaimed.hold_ns);
+        self.hold_ns_max = self.hold_ns_max.max(reclaimed.hold_ns);
+    }
+
+    /// Notes what became of the evidence of a trim.
+    pub(crate) fn evidence(&mut self, measured: bool, failed: u64) {
+        self.measured = self.measured.saturating_add(u64::from(measured));
+        self.evidence_failed = self.evidence_failed.saturating_add(failed);
+    }
+
+    /// The account as it would be after a trim, for evidence of it.
+    pub(crate) fn show_trimmed(
+        &self,
+        w: &mut dyn fmt::Write,
+        machine: &Machine,
+        trimmed: &Trimmed,
+    ) -> Result<Totals, fmt::Error> {
+        let totals = Totals {
+            records: self.totals.records.saturating_add(trimmed.records),
+            violations: self.totals.violations.saturating_add(trimmed.violations),
+            trims: self.totals.trims.saturating_add(1),
+        };
+
+        report::starting_pcrs(
+            w,
+            &machine.banks,
+            &trimmed.values,
+            self.listed.union(trimmed.pcrs),
+            &totals,
+        )?;
+        Ok(totals)
     }
 
     /// Notes the outcome of a request.
@@ -343,10 +436,18 @@ impl Ledger {
                 violations_trimmed: self.totals.violations,
                 trims: self.totals.trims,
                 foreign_records: self.foreign(counters),
+                guard: machine.ima.is_guarded(),
                 hold_ns_last: self.hold_ns_last,
                 hold_ns_max: self.hold_ns_max,
                 bytes_freed: self.bytes_freed,
+                measured: self.measured,
+                evidence_failed: self.evidence_failed,
             },
         )
     }
+}
+
+/// The records that this kernel ever removed.
+pub(crate) fn removed(counters: &Counters) -> u64 {
+    u64::try_from(counters.deleted()).unwrap_or(0)
 }

@@ -114,8 +114,15 @@ impl Machine {
                 );
                 ENODEV
             }
-            Unusable::Slots { sha1, extra } => {
-                log_err!("ima_sha1_idx={sha1} and ima_extra_slots={extra} make no sense");
+            Unusable::Slots {
+                sha1,
+                lookup,
+                extra,
+            } => {
+                log_err!(
+                    "ima_sha1_idx={sha1}, ima_hash_algo_idx={lookup} and ima_extra_slots={extra} \
+                     make no sense"
+                );
                 ENXIO
             }
             Unusable::Lists => {

@@ -11,12 +11,19 @@ use crate::{
     },
     report::{
         self,
+        Escaped,
         TrimResult, //
     },
-    request::MAX_REQUEST,
-    rust::securityfs::{
-        Directory,
-        Files, //
+    request::{
+        Reclaim,
+        MAX_REQUEST, //
+    },
+    rust::{
+        parameters,
+        securityfs::{
+            Directory,
+            Files, //
+        },
     },
     text::Text,
     trim::Trimmer,
@@ -30,6 +37,8 @@ pub(crate) enum File {
     Trim,
     /// The starting PCR values.
     StartingPcrs,
+    /// Whether the starting PCR values lead to those of the TPM.
+    Verify,
     /// The violations that were trimmed.
     Violations,
     /// The state of the module.
@@ -37,9 +46,10 @@ pub(crate) enum File {
 }
 
 /// Their names and modes.
-const FILES: [(&CStr, u16, File); 4] = [
+const FILES: [(&CStr, u16, File); 5] = [
     (c"trim", 0o600, File::Trim),
-    (c"starting_pcrs", 0o440, File::StartingPcrs),
+    (c"starting_pcrs", 0o640, File::StartingPcrs),
+    (c"verify", 0o440, File::Verify),
     (c"violations", 0o440, File::Violations),
     (c"status", 0o440, File::Status),
 ];
@@ -49,16 +59,20 @@ impl Files for Trimmer {
     type File = File;
 
     fn show(&self, file: File, text: &mut Text) -> Result {
-        if let File::Status = file {
-            self.catch_up();
+        match file {
+            File::Status => self.catch_up(),
+            File::Verify => return self.show_verify(text).map_err(error),
+            _ => {}
         }
-        let ledger = self.ledger.lock();
+        let mut ledger = self.ledger.lock();
         let counters = self.machine.ima.counters();
 
+        ledger.notice(&counters);
         match file {
             File::Trim => ledger.show_outcome(text),
             File::StartingPcrs => ledger.show_starting(text, &self.machine, &counters),
             File::Violations => ledger.show_violations(text),
+            File::Verify => Ok(()),
             File::Status => ledger.show_status(text, &self.machine, &counters),
         }
         // Writing fails only if memory does.
@@ -66,16 +80,24 @@ impl Files for Trimmer {
     }
 
     fn store(&self, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
-        let File::Trim = file else {
-            return Err(EINVAL);
-        };
-        let outcome = self.request(request);
+        match file {
+            File::Trim => {
+                let outcome = self.request(request);
 
-        // The outcome stands whether or not there is memory to tell it.
-        let _ = report::outcome(reply, &outcome);
-        match outcome.result {
-            TrimResult::Refused(errno) => Err(error(errno)),
-            _ => Ok(()),
+                // The outcome stands whether or not there is memory to tell it.
+                let _ = report::outcome(reply, &outcome);
+                match outcome.result {
+                    TrimResult::Refused(errno) => Err(error(errno)),
+                    _ => Ok(()),
+                }
+            }
+            File::StartingPcrs => {
+                let restored = self.restore(request);
+
+                let _ = self.show(file, reply);
+                restored.map_err(error)
+            }
+            File::Verify | File::Violations | File::Status => Err(EINVAL),
         }
     }
 }
@@ -88,7 +110,22 @@ pub(crate) struct ImaTrim {
 
 impl kernel::Module for ImaTrim {
     fn init(module: &'static ThisModule) -> Result<Self> {
-        let trimmer = Arc::pin_init(Trimmer::new(Machine::find()?), GFP_KERNEL)?;
+        let reclaim = parameters::reclaim();
+        let reclaim = Reclaim::parse(reclaim).ok_or_else(|| {
+            log_err!(
+                "reclaim={}: not known; use keep, compact or flush",
+                Escaped(reclaim)
+            );
+            EINVAL
+        })?;
+        let mut machine = Machine::find()?;
+        if parameters::guard() {
+            machine.ima.guard().map_err(|busy| {
+                log_err!("not loaded: {busy}");
+                error(busy.errno())
+            })?;
+        }
+        let trimmer = Arc::pin_init(Trimmer::new(machine, reclaim), GFP_KERNEL)?;
 
         trimmer.begin()?;
         {

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+use core::convert::Infallible;
 use core::fmt;
 use core::ops::Deref;
 use core::ops::DerefMut;
@@ -21,8 +22,8 @@ use crate::bank::MAX_BANKS;
 use crate::bank::MAX_DIGEST;
 use crate::values::PcrValues;
 
-/// After how many records a long replay looks up: it may have to yield the CPU or to end.
-pub const CHECKPOINT: u64 = 64;
+/// How many records a [`Records::piece`] has at most: long replays yield the CPU, or end, in between.
+pub const PIECE: usize = 64;
 
 /// What is extended for a violation, cut to the size of the bank.
 const VIOLATION: [u8; MAX_DIGEST] = [0xff; MAX_DIGEST];
@@ -37,6 +38,46 @@ pub trait Record {
 
     /// Whether it is a violation.
     fn is_violation(&self) -> bool;
+}
+
+/// Records one after the other, to be gone through piece by piece.
+pub trait Records {
+    /// A record. It may be used only as long as `step` of [`Records::piece`] runs.
+    type Record: Record;
+
+    /// Why there may be more records, but no way to them.
+    type Error;
+
+    /// Gives the next records to `step`, up to [`PIECE`] of them, until it says that it has what it
+    /// wants.
+    fn piece(&mut self, step: impl FnMut(&Self::Record) -> bool) -> Result<Piece, Self::Error>;
+}
+
+/// How a piece ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// `step` has what it wants.
+    Stopped,
+    /// There may be more records.
+    Full,
+    /// There are no more records.
+    Last,
+}
+
+impl<I: Iterator<Item: Record>> Records for I {
+    type Record = I::Item;
+    type Error = Infallible;
+
+    fn piece(&mut self, mut step: impl FnMut(&I::Item) -> bool) -> Result<Piece, Infallible> {
+        for _ in 0..PIECE {
+            match self.next() {
+                None => return Ok(Piece::Last),
+                Some(record) if step(&record) => return Ok(Piece::Stopped),
+                Some(_) => {}
+            }
+        }
+        Ok(Piece::Full)
+    }
 }
 
 /// The hash algorithms of the banks.
@@ -234,6 +275,21 @@ impl<T: Deref<Target = [Value]>> Target<T> {
 }
 
 impl<T> Target<T> {
+    /// The PCRs that have a value in this bank.
+    pub fn given(&self, bank: usize) -> PcrSet {
+        self.given.get(bank).copied().unwrap_or_default()
+    }
+
+    /// The values; only those given mean anything.
+    pub fn values(&self) -> &PcrValues<T> {
+        &self.values
+    }
+
+    /// The values; only those given mean anything.
+    pub fn into_values(self) -> PcrValues<T> {
+        self.values
+    }
+
     /// The PCRs that have a value in any bank.
     pub fn pcrs(&self) -> PcrSet {
         self.given
@@ -303,37 +359,29 @@ pub enum Outcome {
     Exhausted,
 }
 
-/// Why a replay of many records ended early.
+/// Why going through many records ended early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SearchError<E, C> {
-    /// A record could not be replayed.
-    Replay(ReplayError<E>),
-    /// The checkpoint said so.
-    Checkpoint(C),
-}
-
-impl<E, C> From<ReplayError<E>> for SearchError<E, C> {
-    fn from(error: ReplayError<E>) -> Self {
-        Self::Replay(error)
-    }
+pub enum SearchError<E, W> {
+    /// What is done with each failed with one of them: [`ReplayError`] if they are replayed.
+    Step(E),
+    /// There may be more records, but no way to them.
+    Walk(W),
 }
 
 /// Replays records up to the earliest point at which every value of the target is reached.
 ///
-/// That may be before the first record. The checkpoint is called before every [`CHECKPOINT`]th
-/// record is asked for, and its error ends the search.
-pub fn search<S, T, R, E, C>(
+/// That may be before the first record.
+pub fn search<S, T, R, E>(
     banks: &Banks,
     hash: &E,
     replay: &mut Replay<S>,
     target: &Target<T>,
-    records: impl Iterator<Item = R>,
-    checkpoint: impl FnMut() -> Result<(), C>,
-) -> Result<Outcome, SearchError<E::Error, C>>
+    records: &mut R,
+) -> Result<Outcome, SearchError<ReplayError<E::Error>, R::Error>>
 where
     S: DerefMut<Target = [Value]>,
     T: Deref<Target = [Value]>,
-    R: Record,
+    R: Records,
     E: Extend,
 {
     let mut matcher = Matcher::new(target, replay.values());
@@ -341,8 +389,8 @@ where
     if matcher.matched() {
         return Ok(Outcome::Matched);
     }
-    walk(records, checkpoint, |record: R| {
-        if let Some(pcr) = replay.step(banks, hash, &record)? {
+    each(records, |record| {
+        if let Some(pcr) = replay.step(banks, hash, record)? {
             matcher.update(replay.values(), pcr);
         }
         Ok(matcher.matched())
@@ -351,49 +399,55 @@ where
 
 /// Replays up to `count` records, or all that there are. Gives the number replayed.
 ///
-/// The checkpoint is called as by [`search`].
-pub fn advance<S, R, E, C>(
+/// `extended` is told of every PCR that was extended.
+pub fn advance<S, R, E>(
     banks: &Banks,
     hash: &E,
     replay: &mut Replay<S>,
-    records: impl Iterator<Item = R>,
+    records: &mut R,
     count: Option<u64>,
-    checkpoint: impl FnMut() -> Result<(), C>,
-) -> Result<u64, SearchError<E::Error, C>>
+    mut extended: impl FnMut(&PcrValues<S>, Pcr),
+) -> Result<u64, SearchError<ReplayError<E::Error>, R::Error>>
 where
     S: DerefMut<Target = [Value]>,
-    R: Record,
+    R: Records,
     E: Extend,
 {
     let before = replay.records();
-    let done = |replay: &Replay<S>| Some(replay.records().saturating_sub(before)) == count;
+    let mut left = count;
 
-    if !done(replay) {
-        walk(records, checkpoint, |record: R| {
-            replay.step(banks, hash, &record)?;
-            Ok(done(replay))
-        })?;
+    if left == Some(0) {
+        return Ok(0);
     }
+    each(records, |record| {
+        if let Some(pcr) = replay.step(banks, hash, record)? {
+            extended(replay.values(), pcr);
+        }
+        left = left.map(|left| left.saturating_sub(1));
+        Ok(left == Some(0))
+    })?;
     Ok(replay.records().saturating_sub(before))
 }
 
 /// Calls `step` for each record until it says that it has what it wants.
-fn walk<R, E, C>(
-    mut records: impl Iterator<Item = R>,
-    mut checkpoint: impl FnMut() -> Result<(), C>,
-    mut step: impl FnMut(R) -> Result<bool, ReplayError<E>>,
-) -> Result<Outcome, SearchError<E, C>> {
+pub fn each<R: Records, E>(
+    records: &mut R,
+    mut step: impl FnMut(&R::Record) -> Result<bool, E>,
+) -> Result<Outcome, SearchError<E, R::Error>> {
     loop {
-        for number in 1..=CHECKPOINT {
-            if number == CHECKPOINT {
-                checkpoint().map_err(SearchError::Checkpoint)?;
-            }
-            let Some(record) = records.next() else {
-                return Ok(Outcome::Exhausted);
-            };
-            if step(record)? {
-                return Ok(Outcome::Matched);
-            }
+        let mut result = Ok(false);
+        let piece = records
+            .piece(|record| {
+                result = step(record);
+                !matches!(result, Ok(false))
+            })
+            .map_err(SearchError::Walk)?;
+
+        result.map_err(SearchError::Step)?;
+        match piece {
+            Piece::Stopped => return Ok(Outcome::Matched),
+            Piece::Full => {}
+            Piece::Last => return Ok(Outcome::Exhausted),
         }
     }
 }

@@ -6,10 +6,12 @@
 
 use core::fmt;
 use core::fmt::Write;
+use core::iter::successors;
 use core::ops::Deref;
 
 use crate::bank::Bank;
 use crate::bank::Banks;
+use crate::bank::Pcr;
 use crate::bank::PcrSet;
 use crate::bank::Value;
 use crate::errno::Errno;
@@ -59,9 +61,7 @@ pub fn starting_pcrs<S: Deref<Target = [Value]>>(
     pcrs: PcrSet,
     totals: &Totals,
 ) -> fmt::Result {
-    let mut last = "";
-
-    while let Some((bank, info)) = next_by_name(banks, last) {
+    for (bank, info) in by_name(banks) {
         for pcr in pcrs.iter() {
             let value = values.get(bank, pcr).ok_or(fmt::Error)?;
             write!(w, "{}:{pcr}=", info.name)?;
@@ -70,11 +70,17 @@ pub fn starting_pcrs<S: Deref<Target = [Value]>>(
             }
             w.write_char('\n')?;
         }
-        last = info.name;
     }
     writeln!(w, "records={}", totals.records)?;
     writeln!(w, "violations={}", totals.violations)?;
     writeln!(w, "trims={}", totals.trims)
+}
+
+/// All banks with their indices, sorted by name.
+fn by_name(banks: &Banks) -> impl Iterator<Item = (usize, &Bank)> {
+    successors(next_by_name(banks, ""), |(_, bank)| {
+        next_by_name(banks, bank.name)
+    })
 }
 
 /// The bank whose name comes next after this one. Two banks never have the same.
@@ -89,6 +95,28 @@ fn next_by_name<'a>(banks: &'a Banks, last: &str) -> Option<(usize, &'a Bank)> {
 /// removed this many records.
 pub fn starting_pcrs_unknown(w: &mut dyn fmt::Write, foreign: u64) -> fmt::Result {
     writeln!(w, "unknown records={foreign}")
+}
+
+/// Writes the text of `verify`: for each bank and these PCRs, whether `equal` says that the replay
+/// gave the value of the TPM, and what was replayed.
+///
+/// The lines are sorted as those of [`starting_pcrs`].
+pub fn verify(
+    w: &mut dyn fmt::Write,
+    banks: &Banks,
+    pcrs: PcrSet,
+    equal: impl Fn(usize, Pcr) -> bool,
+    records: u64,
+    violations: u64,
+) -> fmt::Result {
+    for (bank, info) in by_name(banks) {
+        for pcr in pcrs.iter() {
+            let verdict = if equal(bank, pcr) { "ok" } else { "mismatch" };
+            writeln!(w, "{}:{pcr}={verdict}", info.name)?;
+        }
+    }
+    writeln!(w, "records={records}")?;
+    writeln!(w, "violations={violations}")
 }
 
 /// What became of a request.
@@ -127,7 +155,8 @@ pub struct Outcome {
     pub violations: u64,
     /// The absolute number of the first violation among them.
     pub first_violation: Option<u64>,
-    /// For how many nanoseconds the mutex was held, if it was taken.
+    /// For how many nanoseconds `ima_extend_list_mutex` was held, if it was taken: the longest
+    /// single time, be it for the cut or for a part of what was reclaimed.
     pub hold_ns: Option<u64>,
 }
 
@@ -185,12 +214,18 @@ pub struct Status {
     pub trims: u64,
     /// Records that somebody else removed.
     pub foreign_records: u64,
-    /// For how many nanoseconds the last trim held the mutex.
+    /// Whether others are kept from removing any.
+    pub guard: bool,
+    /// [`Outcome::hold_ns`] of the last request that took the mutex.
     pub hold_ns_last: u64,
-    /// For how many nanoseconds any trim did, at most.
+    /// The longest of all requests.
     pub hold_ns_max: u64,
-    /// Bytes of memory given back.
+    /// Bytes of memory given back, less those that were allocated instead.
     pub bytes_freed: u64,
+    /// Trims that IMA has measured.
+    pub measured: u64,
+    /// Trims whose evidence could not be left: the audit record or the measurement failed.
+    pub evidence_failed: u64,
 }
 
 /// Writes the text of `status`.
@@ -213,9 +248,12 @@ pub fn status<'a>(
     writeln!(w, "violations_trimmed={}", status.violations_trimmed)?;
     writeln!(w, "trims={}", status.trims)?;
     writeln!(w, "foreign_records={}", status.foreign_records)?;
+    writeln!(w, "guard={}", if status.guard { "on" } else { "off" })?;
     writeln!(w, "hold_ns_last={}", status.hold_ns_last)?;
     writeln!(w, "hold_ns_max={}", status.hold_ns_max)?;
-    writeln!(w, "bytes_freed={}", status.bytes_freed)
+    writeln!(w, "bytes_freed={}", status.bytes_freed)?;
+    writeln!(w, "measured={}", status.measured)?;
+    writeln!(w, "evidence_failed={}", status.evidence_failed)
 }
 
 /// Writes names with `key` before the first and commas between. Says whether there were any.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The grammar of a trim request.
+//! The grammars of the requests that are written: to trim, and to restore starting PCR values.
 
 #![forbid(unsafe_code)]
 
@@ -16,10 +16,16 @@ use crate::errno::Errno;
 use crate::replay::Target;
 use crate::replay::TargetError;
 use crate::report::Escaped;
+use crate::report::Totals;
 use crate::values::PcrValues;
 
 /// Bytes of the longest request.
 pub const MAX_REQUEST: usize = 16384;
+
+/// The keys of the counts.
+const RECORDS: &str = "records";
+const VIOLATIONS: &str = "violations";
+const TRIMS: &str = "trims";
 
 /// Bytes of a token that a message shows.
 const SHOWN: usize = 64;
@@ -66,6 +72,24 @@ pub struct Request<T> {
     pub reclaim: Option<Reclaim>,
 }
 
+/// What is to be taken for the starting PCR values, and said to have been trimmed before them.
+#[derive(Clone, Debug)]
+pub struct Statement<T> {
+    /// The starting PCR values. At least one is given.
+    pub values: Target<T>,
+    /// What was trimmed.
+    pub totals: Totals,
+}
+
+/// What a request is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grammar {
+    /// That of `trim`.
+    Trim,
+    /// That of `starting_pcrs`.
+    StartingPcrs,
+}
+
 /// Why a request is refused: the first thing wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestError<'t> {
@@ -75,11 +99,21 @@ pub enum RequestError<'t> {
         len: usize,
     },
     /// No PCR value is given.
-    Empty,
+    Empty {
+        /// Where there should be one.
+        grammar: Grammar,
+    },
+    /// A count that must be given is not.
+    Missing {
+        /// The key of the count.
+        key: &'static str,
+    },
     /// A token of no known form.
     Unknown {
         /// The token.
         token: &'t [u8],
+        /// Where it is not known.
+        grammar: Grammar,
     },
     /// A token was given before, or has a PCR and bank that were.
     Duplicate {
@@ -91,7 +125,7 @@ pub enum RequestError<'t> {
         /// The token.
         token: &'t [u8],
     },
-    /// The count of violations is not a plain decimal number of 64 bits.
+    /// A count is not a plain decimal number of 64 bits.
     Count {
         /// The token.
         token: &'t [u8],
@@ -133,7 +167,8 @@ impl RequestError<'_> {
         match self {
             Self::TooLong { .. } => Errno::TooBig,
             Self::Bank { .. } => Errno::OpNotSupp,
-            Self::Empty
+            Self::Empty { .. }
+            | Self::Missing { .. }
             | Self::Unknown { .. }
             | Self::Duplicate { .. }
             | Self::SecondMode { .. }
@@ -148,8 +183,8 @@ impl RequestError<'_> {
     /// The token that is wrong, if it is a token.
     fn token(&self) -> Option<&[u8]> {
         match *self {
-            Self::TooLong { .. } | Self::Empty => None,
-            Self::Unknown { token }
+            Self::TooLong { .. } | Self::Empty { .. } | Self::Missing { .. } => None,
+            Self::Unknown { token, .. }
             | Self::Duplicate { token }
             | Self::SecondMode { token }
             | Self::Count { token }
@@ -176,13 +211,32 @@ impl fmt::Display for RequestError<'_> {
                 f,
                 "request of {len} bytes is longer than {MAX_REQUEST}: give fewer PCR values"
             ),
-            Self::Empty => {
-                f.write_str("request gives no PCR value: give at least one <bank>:<pcr>=<hex>")
+            Self::Empty { grammar } => {
+                f.write_str("request gives no PCR value: ")?;
+                f.write_str(match grammar {
+                    Grammar::Trim => "give at least one <bank>:<pcr>=<hex>",
+                    Grammar::StartingPcrs => {
+                        "give a <bank>:<pcr>=<hex> for each bank and PCR, as the starting_pcrs \
+                         file does"
+                    }
+                })
             }
-            Self::Unknown { .. } => f.write_str(
-                "not known: expected <bank>:<pcr>=<hex>, violations=<n>, dry-run, keep, compact \
-                 or flush, separated by blanks, tabs or newlines",
+            Self::Missing { key } => write!(
+                f,
+                "request has no {key}=<n>: give records=, violations= and trims=, as the \
+                 starting_pcrs file does"
             ),
+            Self::Unknown { grammar, .. } => {
+                let others = match grammar {
+                    Grammar::Trim => "violations=<n>, dry-run, keep, compact or flush",
+                    Grammar::StartingPcrs => "records=<n>, violations=<n> or trims=<n>",
+                };
+                write!(
+                    f,
+                    "not known: expected <bank>:<pcr>=<hex>, {others}, separated by blanks, tabs \
+                     or newlines"
+                )
+            }
             Self::Duplicate { .. } => f.write_str("given more than once: give it once"),
             Self::SecondMode { .. } => {
                 f.write_str("a second mode: give one of keep, compact and flush")
@@ -214,7 +268,7 @@ impl fmt::Display for RequestError<'_> {
     }
 }
 
-/// Reads a request.
+/// Reads a request to trim.
 ///
 /// `known` says whether the kernel knows a hash algorithm of a name at all: a bank of that name is
 /// then merely not there. The values of the request are kept in `values`, whatever these hold now.
@@ -224,16 +278,13 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
     known: impl Fn(&[u8]) -> bool,
     values: PcrValues<T>,
 ) -> Result<Request<T>, RequestError<'t>> {
-    if text.len() > MAX_REQUEST {
-        return Err(RequestError::TooLong { len: text.len() });
-    }
-
+    let grammar = Grammar::Trim;
     let mut target = Target::new(values);
     let mut violations = None;
     let mut dry_run = false;
     let mut reclaim = None;
 
-    for token in tokens(text) {
+    for token in tokens(text)? {
         if token == b"dry-run" {
             if dry_run {
                 return Err(RequestError::Duplicate { token });
@@ -245,21 +296,12 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
                 Some(before) if before == mode => return Err(RequestError::Duplicate { token }),
                 Some(_) => return Err(RequestError::SecondMode { token }),
             }
-        } else if let Some(count) = token.strip_prefix(b"violations=") {
-            let count = decimal(count).ok_or(RequestError::Count { token })?;
-            if violations.replace(count).is_some() {
-                return Err(RequestError::Duplicate { token });
-            }
-        } else {
-            let (bank, pcr, value) = pcr_value(token, banks, &known)?;
-            target.set(bank, pcr, &value).map_err(|error| match error {
-                TargetError::Bank => RequestError::Bank { token },
-                TargetError::Duplicate => RequestError::Duplicate { token },
-            })?;
+        } else if !take_count(token, VIOLATIONS, &mut violations)? {
+            take_pcr_value(token, banks, &known, grammar, &mut target)?;
         }
     }
     if target.is_empty() {
-        return Err(RequestError::Empty);
+        return Err(RequestError::Empty { grammar });
     }
     Ok(Request {
         target,
@@ -269,10 +311,84 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
     })
 }
 
-/// The tokens of a text.
-fn tokens(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    text.split(|byte| matches!(byte, b' ' | b'\t' | b'\n'))
-        .filter(|token| !token.is_empty())
+/// Reads starting PCR values and totals, as [`crate::report::starting_pcrs`] writes them, in any
+/// order.
+///
+/// `known` and `values` are as for [`parse`].
+pub fn parse_starting_pcrs<'t, T: DerefMut<Target = [Value]>>(
+    text: &'t [u8],
+    banks: &Banks,
+    known: impl Fn(&[u8]) -> bool,
+    values: PcrValues<T>,
+) -> Result<Statement<T>, RequestError<'t>> {
+    let grammar = Grammar::StartingPcrs;
+    let mut target = Target::new(values);
+    let mut records = None;
+    let mut violations = None;
+    let mut trims = None;
+
+    for token in tokens(text)? {
+        let is_count = take_count(token, RECORDS, &mut records)?
+            || take_count(token, VIOLATIONS, &mut violations)?
+            || take_count(token, TRIMS, &mut trims)?;
+        if !is_count {
+            take_pcr_value(token, banks, &known, grammar, &mut target)?;
+        }
+    }
+    if target.is_empty() {
+        return Err(RequestError::Empty { grammar });
+    }
+    Ok(Statement {
+        values: target,
+        totals: Totals {
+            records: records.ok_or(RequestError::Missing { key: RECORDS })?,
+            violations: violations.ok_or(RequestError::Missing { key: VIOLATIONS })?,
+            trims: trims.ok_or(RequestError::Missing { key: TRIMS })?,
+        },
+    })
+}
+
+/// The tokens of a text, if it is not too long.
+fn tokens(text: &[u8]) -> Result<impl Iterator<Item = &[u8]>, RequestError<'_>> {
+    if text.len() > MAX_REQUEST {
+        return Err(RequestError::TooLong { len: text.len() });
+    }
+    Ok(text
+        .split(|byte| matches!(byte, b' ' | b'\t' | b'\n'))
+        .filter(|token| !token.is_empty()))
+}
+
+/// Reads a count into `count`, if the token is one of this key. Says whether it is.
+fn take_count<'t>(
+    token: &'t [u8],
+    key: &str,
+    count: &mut Option<u64>,
+) -> Result<bool, RequestError<'t>> {
+    let number = match split_at_byte(token, b'=') {
+        Some((name, number)) if name == key.as_bytes() => number,
+        _ => return Ok(false),
+    };
+    let number = decimal(number).ok_or(RequestError::Count { token })?;
+    if count.replace(number).is_some() {
+        return Err(RequestError::Duplicate { token });
+    }
+    Ok(true)
+}
+
+/// Reads a PCR token into `target`.
+fn take_pcr_value<'t, T: DerefMut<Target = [Value]>>(
+    token: &'t [u8],
+    banks: &Banks,
+    known: impl Fn(&[u8]) -> bool,
+    grammar: Grammar,
+    target: &mut Target<T>,
+) -> Result<(), RequestError<'t>> {
+    let (bank, pcr, value) = pcr_value(token, banks, known, grammar)?;
+
+    target.set(bank, pcr, &value).map_err(|error| match error {
+        TargetError::Bank => RequestError::Bank { token },
+        TargetError::Duplicate => RequestError::Duplicate { token },
+    })
 }
 
 /// Reads a PCR token: `<bank>:<pcr>=<hex>`.
@@ -282,8 +398,9 @@ fn pcr_value<'t>(
     token: &'t [u8],
     banks: &Banks,
     known: impl Fn(&[u8]) -> bool,
+    grammar: Grammar,
 ) -> Result<(usize, Pcr, Value), RequestError<'t>> {
-    let unknown = RequestError::Unknown { token };
+    let unknown = RequestError::Unknown { token, grammar };
     let (name, rest) = split_at_byte(token, b':').ok_or(unknown)?;
     let (pcr, hex) = split_at_byte(rest, b'=').ok_or(unknown)?;
 

@@ -37,10 +37,13 @@ use crate::{
         self,
         search,
         Record,
-        Replay, //
+        Replay,
+        ReplayError, //
     },
     report::{
+        self,
         Outcome,
+        Totals,
         TrimResult, //
     },
     request::{
@@ -49,21 +52,24 @@ use crate::{
         Request, //
     },
     rust::{
+        evidence::{
+            self,
+            Measured, //
+        },
         hash::{
             is_algorithm,
             HashError, //
         },
         ima::{
             Busy,
-            ReaderHold,
+            Hold,
+            Lost,
             Walk, //
         },
-        task::{
-            checkpoint,
-            FatalSignal, //
-        },
     },
+    text::Text,
 };
+use core::fmt::Write;
 use kernel::{
     new_condvar, new_mutex,
     prelude::*,
@@ -78,6 +84,8 @@ use kernel::{
 pub(crate) struct Trimmer {
     /// The machine.
     pub(crate) machine: KBox<Machine>,
+    /// What becomes of the memory if a request does not say it.
+    reclaim: Reclaim,
     /// The account. Outside of the mutexes of IMA.
     #[pin]
     pub(crate) ledger: Mutex<Ledger>,
@@ -103,8 +111,8 @@ impl Drop for Turn<'_> {
 type TrimRequest = Request<KVec<Value>>;
 
 /// Why a request is refused, and what would have been trimmed as far as that is known.
-struct Refusal {
-    errno: Errno,
+pub(crate) struct Refusal {
+    pub(crate) errno: Errno,
     found: Found,
 }
 
@@ -152,16 +160,14 @@ impl From<Error> for Refusal {
 
 impl From<Busy> for Refusal {
     fn from(busy: Busy) -> Self {
-        log_warn!("trim refused: {busy}");
-        Self::from(match busy {
-            Busy::Suspended => Errno::Stale,
-            Busy::Changed | Busy::Corrupt => Errno::Uclean,
-            Busy::Writer
-            | Busy::Readers(_)
-            | Busy::Inconsistent { .. }
-            | Busy::TooManyReaders
-            | Busy::Staged(_) => Errno::Busy,
-        })
+        log_warn!("refused: {busy}");
+        Self::from(busy.errno())
+    }
+}
+
+impl From<Lost> for Refusal {
+    fn from(lost: Lost) -> Self {
+        Undecided::from(lost).into()
     }
 }
 
@@ -169,35 +175,41 @@ impl From<Undecided> for Refusal {
     fn from(undecided: Undecided) -> Self {
         match undecided {
             Undecided::Busy(busy) => busy.into(),
-            Undecided::Tpm => {
-                log_warn!(
-                    "trim refused: without the TPM's values the starting values are not verified"
-                );
-                Errno::Uclean.into()
-            }
+            // The log has which of its values it did not give.
+            Undecided::Tpm => Errno::Io.into(),
             Undecided::Killed => Errno::Intr.into(),
             Undecided::NoMemory => Errno::NoMem.into(),
             Undecided::Replay(error) => {
-                log_err!("trim refused: {error}");
+                log_err!("refused: {error}");
                 Errno::Io.into()
             }
         }
     }
 }
 
-impl From<replay::SearchError<HashError, FatalSignal>> for Refusal {
-    fn from(error: replay::SearchError<HashError, FatalSignal>) -> Self {
+impl From<replay::SearchError<ReplayError<HashError>, Lost>> for Refusal {
+    fn from(error: replay::SearchError<ReplayError<HashError>, Lost>) -> Self {
         Undecided::from(error).into()
+    }
+}
+
+impl From<replay::SearchError<Refusal, Lost>> for Refusal {
+    fn from(error: replay::SearchError<Refusal, Lost>) -> Self {
+        match error {
+            replay::SearchError::Step(refusal) => refusal,
+            replay::SearchError::Walk(lost) => lost.into(),
+        }
     }
 }
 
 impl Trimmer {
     /// A trimmer that trimmed nothing yet.
-    pub(crate) fn new(machine: KBox<Machine>) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(machine: KBox<Machine>, reclaim: Reclaim) -> impl PinInit<Self, Error> {
         let ledger = Ledger::new(&machine);
 
         try_pin_init!(Self {
             machine,
+            reclaim,
             ledger <- new_mutex!(ledger?, "ima_trim::ledger"),
             taken <- new_mutex!(false, "ima_trim::taken"),
             given_back <- new_condvar!("ima_trim::given_back"),
@@ -205,7 +217,7 @@ impl Trimmer {
     }
 
     /// Waits for the turn. `EINTR` if a signal arrives.
-    fn turn(&self) -> Result<Turn<'_>, Errno> {
+    pub(crate) fn turn(&self) -> Result<Turn<'_>, Errno> {
         let mut taken = self.taken.lock();
 
         while *taken {
@@ -230,13 +242,22 @@ impl Trimmer {
         Some(Turn(self))
     }
 
-    /// Compares the replay from the starting values with the TPM, and notes the verdict.
+    /// Reads IMA's counters, and looks whether somebody else removed records. Gives their number.
+    fn look(&self) -> u64 {
+        let mut ledger = self.ledger.lock();
+        let counters = self.machine.ima.counters();
+
+        ledger.notice(&counters)
+    }
+
+    /// Compares the replay from the starting values with the TPM, for the PCRs of `wanted` and all
+    /// that occur, and notes the verdict.
     pub(crate) fn verify(
         &self,
         _turn: &Turn<'_>,
-        hold: &ReaderHold<'_>,
+        hold: &Hold<'_>,
         wanted: PcrSet,
-    ) -> Result<(), Undecided> {
+    ) -> Result<Verdict, Undecided> {
         let starting = {
             let ledger = self.ledger.lock();
 
@@ -244,16 +265,47 @@ impl Trimmer {
                 .copy(ledger.starting())
                 .map_err(|_| Undecided::NoMemory)?
         };
-        let verdict: Verdict = base::verify(&self.machine, hold, &starting, wanted)?;
+        let verdict = base::verify(&self.machine, hold, starting, wanted)?;
 
-        for pcr in verdict.refuted.iter() {
+        if self.look() != 0 {
+            return Err(Busy::Changed.into());
+        }
+        for pcr in self.ledger.lock().judge(&verdict).iter() {
             log_warn!(
                 "starting values of PCR {pcr} are not verified: the replay of the list from them \
                  does not give what the TPM has; something else extended it, or an extend failed"
             );
         }
-        self.ledger.lock().judge(&verdict);
-        Ok(())
+        Ok(verdict)
+    }
+
+    /// Writes the text of `verify`.
+    pub(crate) fn show_verify(&self, text: &mut Text) -> Result<(), Errno> {
+        let turn = self.turn()?;
+        let refused = |refusal: Refusal| refusal.errno;
+        let hold = self
+            .machine
+            .ima
+            .hold()
+            .map_err(|busy| refused(busy.into()))?;
+
+        if self.look() != 0 {
+            return Err(Errno::Uclean);
+        }
+        let known = self.ledger.lock().known();
+        let verdict = self
+            .verify(&turn, &hold, known)
+            .map_err(|undecided| refused(undecided.into()))?;
+
+        report::verify(
+            text,
+            &self.machine.banks,
+            verdict.pcrs,
+            |bank, pcr| verdict.is_equal(bank, pcr),
+            verdict.records,
+            verdict.violations,
+        )
+        .map_err(|_| Errno::NoMem)
     }
 
     /// Decides on the starting values of PCRs that records began to extend since the last time.
@@ -298,28 +350,20 @@ impl Trimmer {
         let turn = self.turn().map_err(error)?;
         let refused = |busy: Busy| {
             log_err!("not loaded: {busy}");
-            match busy {
-                Busy::Suspended => error(Errno::Stale),
-                _ => EBUSY,
-            }
+            error(busy.errno())
         };
         let hold = self.machine.ima.hold().map_err(refused)?;
         let counters = hold.counters();
 
         counters.check().map_err(refused)?;
-        let foreign = self.ledger.lock().foreign(&counters);
-        if foreign != 0 {
-            log_warn!(
-                "{foreign} records were removed from the list before the module was loaded: the \
-                 starting PCR values are unknown, and nothing will be trimmed"
-            );
+        if self.look() != 0 {
             return Ok(());
         }
 
         let mut own = PcrSet::new();
         own.insert(self.machine.measure_pcr);
         match self.verify(&turn, &hold, own) {
-            Ok(()) => Ok(()),
+            Ok(_) => Ok(()),
             Err(Undecided::Tpm) => {
                 log_warn!("the TPM cannot be read: nothing will be trimmed until it can");
                 Ok(())
@@ -377,21 +421,36 @@ impl Trimmer {
             Refusal::from(error.errno())
         })?;
 
-        match request.reclaim {
-            None | Some(Reclaim::Keep) => Ok(request),
-            Some(mode) => {
-                log_warn!("trim refused: {} is not supported: use keep", mode.as_str());
-                Err(Errno::OpNotSupp.into())
-            }
+        if self.mode(&request) != Reclaim::Keep && !self.machine.ima.can_sweep() {
+            log_warn!(
+                "trim refused: the digest hash table of this kernel is not one that is known: use \
+                 keep"
+            );
+            return Err(Errno::OpNotSupp.into());
         }
+        Ok(request)
+    }
+
+    /// What becomes of the memory.
+    fn mode(&self, request: &TrimRequest) -> Reclaim {
+        request.reclaim.unwrap_or(self.reclaim)
     }
 
     /// Makes sure that the starting values of these PCRs are a fact.
-    fn require(&self, turn: &Turn<'_>, hold: &ReaderHold<'_>, pcrs: PcrSet) -> Result<(), Refusal> {
+    fn require(&self, turn: &Turn<'_>, hold: &Hold<'_>, pcrs: PcrSet) -> Result<(), Refusal> {
         let undecided = self.ledger.lock().undecided(pcrs);
 
         if !undecided.is_empty() {
-            self.verify(turn, hold, undecided)?;
+            match self.verify(turn, hold, undecided) {
+                Ok(_) => {}
+                Err(Undecided::Tpm) => {
+                    log_warn!(
+                        "trim refused: without the TPM's values the starting values are not verified"
+                    );
+                    return Err(Errno::Uclean.into());
+                }
+                Err(undecided) => return Err(undecided.into()),
+            }
         }
         let unverified: Option<Pcr> = self.ledger.lock().unverified(pcrs);
         match unverified {
@@ -413,11 +472,11 @@ impl Trimmer {
 
         let counters = hold.counters();
         counters.check()?;
-        let foreign = self.ledger.lock().foreign(&counters);
+        let foreign = self.look();
         if foreign != 0 {
             log_warn!(
-                "trim refused: somebody else removed {foreign} records, so the starting PCR \
-                 values are unknown"
+                "trim refused: somebody else removed {foreign} records, so the starting PCR values \
+                 are unknown until they are written to starting_pcrs"
             );
             return Err(Errno::Uclean.into());
         }
@@ -439,8 +498,7 @@ impl Trimmer {
             &self.machine.hashes,
             &mut replay,
             &request.target,
-            walk.by_ref(),
-            checkpoint,
+            &mut walk,
         )? {
             replay::Outcome::Matched => {}
             replay::Outcome::Exhausted => {
@@ -461,7 +519,14 @@ impl Trimmer {
                 .map(|number| number.saturating_add(before)),
         };
         if found.records == 0 {
-            return Ok(found.outcome(TrimResult::Nothing, None));
+            drop(hold);
+            if request.dry_run || self.mode(&request) != Reclaim::Flush {
+                return Ok(found.outcome(TrimResult::Nothing, None));
+            }
+            let reclaimed = self.machine.ima.reclaim_left();
+
+            self.ledger.lock().reclaimed(&reclaimed);
+            return Ok(found.outcome(TrimResult::Nothing, Some(reclaimed.hold_ns)));
         }
         self.require(turn, &hold, replay.seen())?;
         if found.violations != request.violations {
@@ -488,6 +553,13 @@ impl Trimmer {
             list,
             values: replay.into_values(),
         };
+        let mut evidence = Text::new();
+        let totals = self
+            .ledger
+            .lock()
+            .show_trimmed(&mut evidence, &self.machine, &trimmed)
+            .and_then(|totals| evidence.write_char('\0').map(|()| totals))
+            .map_err(|_| Errno::NoMem)?;
 
         // What goes wrong from here on is logged after IMA's mutexes are let go.
         let mut ledger = self.ledger.lock();
@@ -508,38 +580,85 @@ impl Trimmer {
 
         drop(hold);
         drop(replaced);
-        let freed = cut.keep();
-        self.ledger.lock().freed(freed);
+        self.look();
+        self.give_evidence(found, &totals, &evidence);
+
+        let mode = self.mode(&request);
+        let reclaimed = cut.reclaim(mode);
+        let hold_ns = hold_ns.max(reclaimed.hold_ns);
+        self.ledger.lock().reclaimed(&reclaimed);
+        if reclaimed.abandoned != 0 {
+            log_warn!(
+                "memory of {} trimmed records is not freed: another process took the descriptor of \
+                 the list away meanwhile and may still be reading them",
+                reclaimed.abandoned
+            );
+        }
+        if reclaimed.uncompacted != 0 {
+            log_warn!(
+                "no memory to compact {} trimmed records: they are kept as by keep",
+                reclaimed.uncompacted
+            );
+        }
         log_info!(
-            "trimmed {} records ({} violations, {} for no PCR of the TPM), {} bytes freed, mutex held \
-             for {} ns",
+            "trimmed {} records ({} violations, {} for no PCR of the TPM), {}: {} bytes freed, mutex \
+             held for {} ns at most",
             found.records,
             found.violations,
             unextended,
-            freed,
+            mode.as_str(),
+            reclaimed.bytes,
             hold_ns
         );
         Ok(found.outcome(TrimResult::Trimmed, Some(hold_ns)))
     }
+
+    /// Makes the trim known: to the audit log, and, if the policy says so, in the list itself.
+    ///
+    /// A failure does not undo the trim. `text` is what `starting_pcrs` says after it, with a NUL.
+    fn give_evidence(&self, found: Found, totals: &Totals, text: &Text) {
+        let mut failed = 0;
+
+        if let Err(error) = evidence::audit(c"trim", found.records, found.violations, totals) {
+            failed += 1;
+            log_warn!(
+                "no audit record of the trim: error {}; is auditing on, and its backlog not full?",
+                error.to_errno()
+            );
+        }
+        let measured = match evidence::measure(text.as_bytes()) {
+            Ok(Measured::Yes) => true,
+            Ok(Measured::NoRule) => false,
+            Err(error) => {
+                failed += 1;
+                log_warn!(
+                    "the trim is not in the measurement list: error {} of IMA",
+                    error.to_errno()
+                );
+                false
+            }
+        };
+        self.ledger.lock().evidence(measured, failed);
+    }
 }
 
 /// The PCRs that the records of a walk extend.
-fn pcrs(walk: Walk<'_>) -> Result<PcrSet, FatalSignal> {
+fn pcrs(mut walk: Walk<'_>) -> Result<PcrSet, Refusal> {
     let mut pcrs = PcrSet::new();
 
-    for record in walk {
+    replay::each(&mut walk, |record| {
         if let Some(pcr) = Pcr::from_record(record.pcr()) {
             pcrs.insert(pcr);
         }
-        checkpoint()?;
-    }
+        Ok::<_, Refusal>(false)
+    })?;
     Ok(pcrs)
 }
 
 /// Lists the violations of what was found. `before` records were trimmed earlier, and `kept` of
 /// their violations are listed.
 fn violations(
-    hold: &ReaderHold<'_>,
+    hold: &Hold<'_>,
     found: Found,
     before: u64,
     kept: usize,
@@ -551,18 +670,15 @@ fn violations(
     if left == 0 {
         return Ok(list);
     }
-    for record in hold.walk()? {
+    replay::each(&mut hold.walk()?, |record| {
         number = number.saturating_add(1);
         if record.is_violation() {
             if found.violations.saturating_sub(left) >= list.omitted() {
-                list.push(Violation::new(number, &record)?)?;
+                list.push(Violation::new(number, record)?)?;
             }
             left = left.saturating_sub(1);
-            if left == 0 {
-                break;
-            }
         }
-        checkpoint().map_err(|FatalSignal| Errno::Intr)?;
-    }
+        Ok::<_, Refusal>(left == 0)
+    })?;
     Ok(list)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! IMA's list of records: walking along it, cutting its head off, and freeing what was cut off.
+//! IMA's list of records: walking along it, and cutting its head off.
 //!
 //! A record is a `struct ima_queue_entry`, linked by `later`, and the `struct ima_template_entry`
 //! that it points to (`security/integrity/ima/ima.h`). Both are complete before
@@ -11,9 +11,10 @@ use super::{
     lock::{
         Busy,
         Counters,
-        KernelMutexGuard,
-        ReaderHold, //
+        Hold,
+        KernelMutexGuard, //
     },
+    reclaim::Cut,
     Ima,
 };
 use crate::{
@@ -22,18 +23,20 @@ use crate::{
         Bank,
         VIOLATION_PROBE, //
     },
-    replay::Record,
-    rust::{
-        ffi,
-        task, //
+    replay::{
+        Piece,
+        Record,
+        Records,
+        PIECE, //
+    },
+    rust::task::{
+        self,
+        FatalSignal, //
     },
 };
 use core::ptr::NonNull;
 use kernel::{
-    bindings::{
-        self,
-        list_head, //
-    },
+    bindings::list_head,
     str::{
         CStr,
         CStrExt, //
@@ -61,7 +64,7 @@ const NOT_COUNTED: usize = usize::MAX;
 ///
 /// `offset` is that of a member of type `T` of the struct at `base`, as [`crate::layout::Layout`]
 /// has it, and nobody writes to it meanwhile.
-unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
+pub(super) unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
     // SAFETY: By the safety requirement. The kernel aligns its structs, but this relies on no more
     // than the offset.
     unsafe { base.as_ptr().add(offset).cast::<T>().read_unaligned() }
@@ -87,11 +90,10 @@ unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
 /// - `queue` is a valid `struct ima_queue_entry` and `entry` the valid `struct ima_template_entry`
 ///   of it, and they stay so for `'r`.
 /// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
-#[derive(Clone, Copy)]
 pub(crate) struct ListRecord<'r> {
-    ima: &'r Ima,
-    queue: NonNull<u8>,
-    entry: NonNull<u8>,
+    pub(super) ima: &'r Ima,
+    pub(super) queue: NonNull<u8>,
+    pub(super) entry: NonNull<u8>,
 }
 
 impl<'r> ListRecord<'r> {
@@ -101,7 +103,7 @@ impl<'r> ListRecord<'r> {
     ///
     /// `later` is the member of that name of a `struct ima_queue_entry` for which the invariants
     /// of the type hold.
-    unsafe fn from_link(ima: &'r Ima, later: *mut list_head) -> Option<Self> {
+    pub(super) unsafe fn from_link(ima: &'r Ima, later: *mut list_head) -> Option<Self> {
         let offset = ima.layout.queue_entry.later;
         let queue = NonNull::new(later.cast::<u8>().wrapping_sub(offset))?;
         // SAFETY: `queue` is a valid `struct ima_queue_entry`, and `entry` is a pointer of it.
@@ -116,7 +118,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// The first byte of the digest in slot `slot`.
-    fn digest_at(&self, slot: usize) -> Option<*const u8> {
+    pub(super) fn digest_at(&self, slot: usize) -> Option<*const u8> {
         let layout = &self.ima.layout;
         // SAFETY: By the invariants of the type, and `digests` is a pointer.
         let digests = unsafe { member::<*const u8>(self.entry, layout.template_entry.digests) };
@@ -128,7 +130,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// The template of the record: null only if memory was corrupted.
-    fn template(&self) -> Option<NonNull<u8>> {
+    pub(super) fn template(&self) -> Option<NonNull<u8>> {
         // SAFETY: By the invariants of the type, and `template_desc` is a pointer.
         NonNull::new(unsafe {
             member::<*mut u8>(self.entry, self.ima.layout.template_entry.template_desc)
@@ -136,7 +138,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// The name of the template, empty for one made by a format.
-    pub(crate) fn template_name(&self) -> &'r [u8] {
+    pub(crate) fn template_name(&self) -> &[u8] {
         let Some(template) = self.template() else {
             return &[];
         };
@@ -147,7 +149,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// How many fields the template, and so the record, has.
-    fn num_fields(&self) -> usize {
+    pub(super) fn num_fields(&self) -> usize {
         self.template()
             // SAFETY: As above; `num_fields` is an `int`.
             .map(|template| unsafe {
@@ -158,7 +160,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// The `struct ima_field_data` of field `index`, which must be less than `num_fields`.
-    fn field_data(&self, index: usize) -> Option<NonNull<u8>> {
+    pub(super) fn field_data(&self, index: usize) -> Option<NonNull<u8>> {
         let layout = &self.ima.layout;
         let offset = index
             .checked_mul(layout.field_data.size)?
@@ -168,7 +170,7 @@ impl<'r> ListRecord<'r> {
     }
 
     /// The identifier of field `index`, which must be less than `num_fields`.
-    fn field_id(&self, index: usize) -> Option<&'r [u8]> {
+    fn field_id(&self, index: usize) -> Option<&[u8]> {
         let layout = &self.ima.layout;
         // SAFETY: The template is valid, and `fields` points to `num_fields` pointers.
         let field = unsafe {
@@ -190,7 +192,7 @@ impl<'r> ListRecord<'r> {
 
     /// The name of the file, or of the event, that was measured: a hint, not necessarily unique
     /// nor text. Empty if the template has no such field.
-    pub(crate) fn name_hint(&self) -> &'r [u8] {
+    pub(crate) fn name_hint(&self) -> &[u8] {
         let layout = &self.ima.layout;
 
         for index in 0..self.num_fields() {
@@ -260,17 +262,20 @@ impl Record for ListRecord<'_> {
     }
 }
 
-/// A walk along the list, from its head, without a lock.
+/// A walk along the list, from its head.
 ///
 /// Records that are appended meanwhile are met. The TPM may not have been extended by the last
 /// ones yet.
 ///
+/// No lock is taken if the hold makes it certain that records stay. Otherwise each piece is gone
+/// through under `ima_extend_list_mutex`, after a look whether the place is still one of the list.
+///
 /// # Invariants
 ///
-/// `at` is the head of the list, or the link of a record in it; a [`ReaderHold`] exists during
-/// `'h`, so that no record leaves the list.
+/// `at` is the head of the list, or the link of a record in it as long as the list is of this
+/// generation. It stays of that if the hold is certain.
 pub(crate) struct Walk<'h> {
-    hold: &'h ReaderHold<'h>,
+    hold: &'h Hold<'h>,
     at: *mut list_head,
     records: u64,
     /// What the records take when serialised, if IMA counts that.
@@ -279,10 +284,24 @@ pub(crate) struct Walk<'h> {
     listed: u64,
 }
 
+/// Why a walk cannot go on.
+pub(crate) enum Lost {
+    /// The list is not the one that the walk began in.
+    Busy(Busy),
+    /// The task was killed.
+    Killed,
+}
+
+impl From<Busy> for Lost {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
 impl<'h> Walk<'h> {
     /// `counters` are the list's own, taken during the hold.
-    pub(super) fn new(hold: &'h ReaderHold<'h>, counters: &Counters) -> Self {
-        // INVARIANT: It is the head, and there is a hold.
+    pub(super) fn new(hold: &'h Hold<'h>, counters: &Counters) -> Self {
+        // INVARIANT: It is the head.
         Self {
             hold,
             at: hold.ima.symbols.ima_measurements.as_ptr(),
@@ -309,12 +328,24 @@ impl<'h> Walk<'h> {
             generation: self.generation,
         }
     }
-}
 
-impl<'h> Iterator for Walk<'h> {
-    type Item = ListRecord<'h>;
+    /// Makes certain that the records stay, for the next piece.
+    fn stay(&self) -> Result<Option<KernelMutexGuard>, Busy> {
+        if self.hold.is_certain() {
+            return Ok(None);
+        }
+        let ima = self.hold.ima;
+        let list = ima.extend_list_mutex();
 
-    fn next(&mut self) -> Option<Self::Item> {
+        if ima.counters_locked(&list).generation() == self.generation {
+            Ok(Some(list))
+        } else {
+            Err(Busy::Changed)
+        }
+    }
+
+    /// The next record. The caller has made certain that records stay.
+    fn next(&mut self) -> Option<ListRecord<'h>> {
         let ima = self.hold.ima;
         // SAFETY: `at` is a valid link by the invariants, whose `next` is only stored to atomically
         // (`list_add_tail_rcu()`).
@@ -327,7 +358,7 @@ impl<'h> Iterator for Walk<'h> {
             return None;
         }
         // SAFETY: It is the link of a record in the list, complete as just said, and stays that
-        // because of the hold.
+        // as the caller has made certain.
         let record = unsafe { ListRecord::from_link(ima, next) }?;
 
         // INVARIANT: As just said.
@@ -337,6 +368,26 @@ impl<'h> Iterator for Walk<'h> {
             .serialised
             .map(|size| size.saturating_add(record.serialised()));
         Some(record)
+    }
+}
+
+impl<'h> Records for Walk<'h> {
+    type Record = ListRecord<'h>;
+    type Error = Lost;
+
+    /// Sleeps. What `step` does must be possible under `ima_extend_list_mutex`.
+    fn piece(&mut self, mut step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Lost> {
+        task::checkpoint().map_err(|FatalSignal| Lost::Killed)?;
+
+        let _stay = self.stay()?;
+        for _ in 0..PIECE {
+            match self.next() {
+                None => return Ok(Piece::Last),
+                Some(record) if step(&record) => return Ok(Piece::Stopped),
+                Some(_) => {}
+            }
+        }
+        Ok(Piece::Full)
     }
 }
 
@@ -424,118 +475,6 @@ pub(super) fn cut<'i>(
         }
     }
 
-    // INVARIANT: They are out of the list, and linked from `first` to `last` as before.
-    Ok(Cut {
-        ima,
-        first,
-        last,
-        records: position.records,
-    })
-}
-
-/// Records that were cut off the list: nobody but the digest hash table refers to them.
-///
-/// # Invariants
-///
-/// `first` to `last` are the links of `records` records, linked by `next`. The lookup in the hash
-/// table reads their `hnext`, `entry`, `entry->pcr` and `entry->digests` only
-/// (`ima_lookup_digest_entry()`, `ima_queue.c`); everything else is ours.
-#[must_use = "the records are reachable by nobody else"]
-pub(crate) struct Cut<'i> {
-    ima: &'i Ima,
-    first: *mut list_head,
-    last: *mut list_head,
-    records: u64,
-}
-
-impl Cut<'_> {
-    /// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest
-    /// to the hash table. Without the table, everything is freed.
-    ///
-    /// Takes no lock and lets others run. Returns the bytes given back to the slab allocator.
-    pub(crate) fn keep(self) -> u64 {
-        let mut freed = 0u64;
-        let mut next = self.first;
-        // SAFETY: It is a constant.
-        let no_table = unsafe { ffi::ima_trim_htable_disabled };
-
-        for _ in 0..self.records {
-            let link = next;
-            // SAFETY: By the invariants, `link` is one of the records', whose links nobody else
-            // uses.
-            next = unsafe { (*link).next };
-            // SAFETY: By the invariants; what the table uses is not written to.
-            let Some(record) = (unsafe { ListRecord::from_link(self.ima, link) }) else {
-                break;
-            };
-
-            freed = freed.saturating_add(record.free_template_data());
-            // SAFETY: The links are ours. This is what `list_del()` leaves.
-            unsafe { ffi::ima_trim_list_poison(link) };
-            if no_table {
-                // SAFETY: No hash table refers to the record, nor does anything else.
-                freed = freed.saturating_add(unsafe { record.free() });
-            }
-            if link == self.last {
-                break;
-            }
-            task::cond_resched();
-        }
-        freed
-    }
-}
-
-/// Frees what `kfree()` frees. Returns its size.
-///
-/// # Safety
-///
-/// `memory` is null, or was allocated by `kmalloc()` or the like, and nobody uses it any more.
-unsafe fn kfree(memory: *const u8) -> u64 {
-    // SAFETY: By the safety requirement.
-    let size = unsafe { bindings::ksize(memory.cast()) };
-
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::kfree(memory.cast()) };
-    size as u64
-}
-
-impl ListRecord<'_> {
-    /// Frees the data of each field, and empties the field. Only for a record of a [`Cut`].
-    fn free_template_data(&self) -> u64 {
-        let layout = &self.ima.layout.field_data;
-        let mut freed = 0u64;
-
-        for index in 0..self.num_fields() {
-            let Some(field) = self.field_data(index) else {
-                break;
-            };
-            // SAFETY: The record has as many fields as its template; they are the cut's own.
-            unsafe {
-                let data = field.as_ptr().add(layout.data).cast::<*const u8>();
-                let len = field.as_ptr().add(layout.len).cast::<u32>();
-
-                freed = freed.saturating_add(kfree(data.read_unaligned()));
-                data.write_unaligned(core::ptr::null());
-                len.write_unaligned(0);
-            }
-        }
-        freed
-    }
-
-    /// Frees what is left of the record.
-    ///
-    /// # Safety
-    ///
-    /// Nobody refers to the record any more.
-    unsafe fn free(self) -> u64 {
-        // SAFETY: By the safety requirement. All three were allocated by `kmalloc()` or the like
-        // (`ima_queue.c`, `ima_api.c`, `ima_template.c`).
-        unsafe {
-            let digests = member::<*const u8>(self.entry, self.ima.layout.template_entry.digests);
-
-            kfree(digests)
-                .saturating_add(kfree(self.entry.as_ptr()))
-                .saturating_add(kfree(self.queue.as_ptr()))
-        }
-    }
+    // SAFETY: They are out of the list, and linked from `first` to `last` as before.
+    Ok(unsafe { Cut::new(ima, first, position.records) })
 }

@@ -5,15 +5,20 @@
 use super::{
     list::{
         self,
-        Cut,
         Position,
         Walk, //
     },
+    reclaim::Cut,
     Ima,
+};
+use crate::{
+    errno::Errno,
+    rust::ffi, //
 };
 use core::{
     fmt,
-    marker::PhantomData, //
+    marker::PhantomData,
+    ptr, //
 };
 use kernel::{
     sync::{
@@ -40,6 +45,8 @@ pub(crate) enum Busy {
     Writer,
     /// Processes have measurement lists open for reading.
     Readers(i64),
+    /// The current task has a measurement list open for writing, but not it alone.
+    Shared,
     /// The kernel's account of readers and writers contradicts itself.
     Inconsistent {
         /// `ima_measure_users`.
@@ -59,6 +66,22 @@ pub(crate) enum Busy {
     Corrupt,
 }
 
+impl Busy {
+    /// The error that whoever wanted to use the list gets.
+    pub(crate) fn errno(self) -> Errno {
+        match self {
+            Self::Suspended => Errno::Stale,
+            Self::Changed | Self::Corrupt => Errno::Uclean,
+            Self::Writer
+            | Self::Readers(_)
+            | Self::Shared
+            | Self::Inconsistent { .. }
+            | Self::TooManyReaders
+            | Self::Staged(_) => Errno::Busy,
+        }
+    }
+}
+
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -69,6 +92,11 @@ impl fmt::Display for Busy {
                 f,
                 "a process has a measurement list file open for reading ({count} open): \
                  have it closed"
+            ),
+            Self::Shared => f.write_str(
+                "this process has a measurement list file open for writing, but it shares the \
+                 descriptor or all its descriptors with another: close the copies, or end the \
+                 other",
             ),
             Self::Inconsistent { users, extra } => write!(
                 f,
@@ -142,13 +170,13 @@ impl Ima {
     }
 
     /// Takes `ima_extend_list_mutex`.
-    fn extend_list_mutex(&self) -> KernelMutexGuard {
+    pub(super) fn extend_list_mutex(&self) -> KernelMutexGuard {
         // SAFETY: As above, of `security/integrity/ima/ima_queue.c`.
         unsafe { Lock::from_raw(self.symbols.ima_extend_list_mutex.as_ptr()) }.lock()
     }
 
-    /// `ima_measure_users`, unless there is or may be a writer.
-    fn users(&self, _measure: &KernelMutexGuard) -> Result<isize, Busy> {
+    /// Who has the measurement list files open.
+    fn opened(&self, _measure: &KernelMutexGuard) -> Result<Opened, Busy> {
         // SAFETY: The three are only accessed under `ima_measure_mutex`, which is held.
         let (users, writer, extra) = unsafe {
             (
@@ -163,7 +191,10 @@ impl Ima {
         // leaves one of the other two set; the replay of all transitions shows no state in which
         // it does not.
         match (users, writer.is_null(), extra) {
-            (0.., true, 0) => Ok(users),
+            (0.., true, 0) => Ok(Opened::Readers(users)),
+            (-1, false, 0..) if ptr::eq(writer, ffi::ima_trim_current()) => Ok(Opened::Here {
+                descriptors: extra.saturating_add(1),
+            }),
             (-1, false, 0..) => Err(Busy::Writer),
             _ => Err(Busy::Inconsistent {
                 users: users as i64,
@@ -178,20 +209,72 @@ impl Ima {
         unsafe { self.symbols.ima_measure_users.as_ptr().write(users) };
     }
 
-    /// Counts us as a reader of the measurement list files, as `ima_measure_lock(false)` does.
+    /// Counts us as a reader of the measurement list files once more, as `ima_measure_lock(false)`
+    /// does.
+    fn count_in(&self, measure: &mut KernelMutexGuard, users: isize) -> Result<(), Busy> {
+        self.set_users(measure, users.checked_add(1).ok_or(Busy::TooManyReaders)?);
+        Ok(())
+    }
+
+    /// Takes back what `count_in` did.
+    fn count_out(&self) {
+        let mut measure = self.measure_mutex();
+        // SAFETY: It is only accessed under `ima_measure_mutex`, which is held.
+        let users = unsafe { self.symbols.ima_measure_users.as_ptr().read() };
+
+        self.set_users(&mut measure, users.saturating_sub(1));
+    }
+
+    /// Keeps all writers out until `self` is dropped: we are counted as a reader, for good.
     ///
     /// Takes `ima_measure_mutex` shortly.
-    pub(crate) fn hold(&self) -> Result<ReaderHold<'_>, Busy> {
+    pub(crate) fn guard(&mut self) -> Result<(), Busy> {
+        if self.guarded {
+            return Ok(());
+        }
         let mut measure = self.measure_mutex();
-        let users = self.users(&measure)?;
 
-        self.set_users(
-            &mut measure,
-            users.checked_add(1).ok_or(Busy::TooManyReaders)?,
-        );
+        match self.opened(&measure)? {
+            Opened::Readers(users) => self.count_in(&mut measure, users)?,
+            Opened::Here { .. } => return Err(Busy::Writer),
+        }
         drop(measure);
         // INVARIANT: We were just counted.
-        Ok(ReaderHold { ima: self })
+        self.guarded = true;
+        Ok(())
+    }
+
+    /// Whether writers are kept out as long as the module is loaded.
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
+    /// Makes sure that nobody stages or deletes records for a while, but the current task.
+    ///
+    /// We are counted as a reader of the measurement list files, unless the current task itself has
+    /// them open for writing, and it alone.
+    ///
+    /// Takes `ima_measure_mutex` shortly.
+    pub(crate) fn hold(&self) -> Result<Hold<'_>, Busy> {
+        let mut measure = self.measure_mutex();
+        let side = match self.opened(&measure)? {
+            Opened::Readers(users) => {
+                self.count_in(&mut measure, users)?;
+                Side::Reader
+            }
+            Opened::Here { descriptors } => {
+                alone(descriptors)?;
+                Side::Writer
+            }
+        };
+
+        drop(measure);
+        // INVARIANT: We were just counted, or the current task is the writer.
+        Ok(Hold {
+            ima: self,
+            side,
+            _task: PhantomData,
+        })
     }
 
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
@@ -200,7 +283,7 @@ impl Ima {
     }
 
     /// IMA's counters, under `ima_extend_list_mutex`.
-    fn counters_locked(&self, _list: &KernelMutexGuard) -> Counters {
+    pub(super) fn counters_locked(&self, _list: &KernelMutexGuard) -> Counters {
         let staged = self.symbols.ima_measurements_staged.as_ptr();
 
         Counters {
@@ -216,22 +299,68 @@ impl Ima {
     }
 }
 
-/// We are counted as a reader of the measurement list files.
+impl Drop for Ima {
+    fn drop(&mut self) {
+        if self.guarded {
+            self.count_out();
+        }
+    }
+}
+
+/// Who has the measurement list files open.
+enum Opened {
+    /// So many readers, us included.
+    Readers(isize),
+    /// The current task, for writing.
+    Here {
+        /// How often.
+        descriptors: isize,
+    },
+}
+
+/// Makes sure that nobody but the current task can use the descriptors of the measurement list
+/// files that it has open for writing.
+fn alone(descriptors: isize) -> Result<(), Busy> {
+    // A descriptor that was given away is missing here, or has a second reference.
+    if ffi::ima_trim_lists_unshared() as isize == descriptors {
+        Ok(())
+    } else {
+        Err(Busy::Shared)
+    }
+}
+
+/// As what the current task is known to IMA.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// A reader, one of maybe many.
+    Reader,
+    /// The writer.
+    Writer,
+}
+
+/// Nobody else is to stage or delete records.
 ///
-/// Others can read meanwhile and records can be appended, but nobody can stage or delete any: a
-/// writer cannot open, and there was none open when the hold was taken.
+/// As long as we are counted as a reader, a writer cannot open, and there was none open when the
+/// hold was taken. Others can read meanwhile and records can be appended.
+///
+/// If the current task is the writer, no reader can open either. But another process can take its
+/// descriptor away meanwhile (`pidfd_getfd(2)`), so nothing here relies on that alone.
 ///
 /// # Invariants
 ///
-/// `ima_measure_users` counts this hold.
-pub(crate) struct ReaderHold<'i> {
+/// `ima_measure_users` counts this hold, or the current task was the writer, and it alone, when the
+/// hold was taken. It stays with that task.
+pub(crate) struct Hold<'i> {
     pub(super) ima: &'i Ima,
+    side: Side,
+    _task: PhantomData<*mut ()>,
 }
 
-impl<'i> ReaderHold<'i> {
+impl<'i> Hold<'i> {
     /// Begins a walk along the list.
     ///
-    /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock.
+    /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock, unless the current
+    /// task is the writer.
     pub(crate) fn walk(&self) -> Result<Walk<'_>, Busy> {
         let counters = self.ima.counters();
 
@@ -239,12 +368,17 @@ impl<'i> ReaderHold<'i> {
         Ok(Walk::new(self, &counters))
     }
 
+    /// Whether records cannot leave the list during the hold.
+    pub(super) fn is_certain(&self) -> bool {
+        self.side == Side::Reader
+    }
+
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
     pub(crate) fn counters(&self) -> Counters {
         self.ima.counters()
     }
 
-    /// Takes `ima_measure_mutex`, and makes sure that we are the only reader.
+    /// Takes `ima_measure_mutex`, and makes sure that nobody else has a list open.
     ///
     /// No walk, nor any record of one, can be used any more from here on: the next one is another.
     ///
@@ -252,27 +386,33 @@ impl<'i> ReaderHold<'i> {
     /// may be accessed, nothing allocated, and nothing waited for but the mutex that follows.
     pub(crate) fn exclude(&mut self) -> Result<Exclusive<'i, '_>, Busy> {
         let measure = self.ima.measure_mutex();
+        let own = isize::from(self.ima.guarded).saturating_add(1);
 
-        match self.ima.users(&measure)? {
-            // INVARIANT: We are counted, so nobody else is.
-            1 => Ok(Exclusive {
-                ima: self.ima,
-                _measure: measure,
-                _hold: PhantomData,
-            }),
-            users => Err(Busy::Readers((users as i64).saturating_sub(1))),
+        match (self.side, self.ima.opened(&measure)?) {
+            (Side::Reader, Opened::Readers(users)) if users == own => {}
+            (Side::Reader, Opened::Readers(users)) => {
+                return Err(Busy::Readers(users.saturating_sub(own) as i64));
+            }
+            (Side::Writer, Opened::Here { descriptors }) => alone(descriptors)?,
+            _ => return Err(Busy::Changed),
         }
+        // INVARIANT: We are counted as often as we should, so nobody else is; or the current task
+        // is the writer, and nobody else has its descriptors.
+        Ok(Exclusive {
+            ima: self.ima,
+            side: self.side,
+            measure,
+            _hold: PhantomData,
+        })
     }
 }
 
-impl Drop for ReaderHold<'_> {
+impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        let mut measure = self.ima.measure_mutex();
-        // SAFETY: It is only accessed under `ima_measure_mutex`, which is held.
-        let users = unsafe { self.ima.symbols.ima_measure_users.as_ptr().read() };
-
-        // INVARIANT: By the invariants of the type we are counted.
-        self.ima.set_users(&mut measure, users.saturating_sub(1));
+        // By the invariants of the type we are counted, unless the current task is the writer.
+        if self.side == Side::Reader {
+            self.ima.count_out();
+        }
     }
 }
 
@@ -280,11 +420,13 @@ impl Drop for ReaderHold<'_> {
 ///
 /// # Invariants
 ///
-/// Nobody but one [`ReaderHold`], which lives for `'h`, has a measurement list file open, and while
-/// this exists, nobody can open one.
+/// - Nobody but us has a measurement list file open: neither [`Ima::guard`] nor the one [`Hold`],
+///   which lives for `'h`, reads one now. While this exists, nobody can open one.
+/// - If the current task is the writer, this was so when it was last looked at.
 pub(crate) struct Exclusive<'i, 'h> {
     ima: &'i Ima,
-    _measure: KernelMutexGuard,
+    side: Side,
+    measure: KernelMutexGuard,
     _hold: PhantomData<&'h mut ()>,
 }
 
@@ -294,10 +436,9 @@ impl<'i, 'h> Exclusive<'i, 'h> {
         let list = self.ima.extend_list_mutex();
 
         ListLock {
-            ima: self.ima,
+            exclusive: self,
             since: Instant::now(),
             list,
-            _exclusive: PhantomData,
         }
     }
 }
@@ -306,17 +447,16 @@ impl<'i, 'h> Exclusive<'i, 'h> {
 ///
 /// Every measurement of the system waits for it.
 pub(crate) struct ListLock<'i, 'h, 'e> {
-    ima: &'i Ima,
+    exclusive: &'e mut Exclusive<'i, 'h>,
     since: Instant<Monotonic>,
     list: KernelMutexGuard,
-    _exclusive: PhantomData<&'e mut Exclusive<'i, 'h>>,
 }
 
-impl<'i, 'h> ListLock<'i, 'h, '_> {
+impl<'i> ListLock<'i, '_, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
     /// walked, that none of it is staged, and that measuring goes on.
     pub(crate) fn check(&self, position: &Position) -> Result<(), Busy> {
-        let counters = self.ima.counters_locked(&self.list);
+        let counters = self.exclusive.ima.counters_locked(&self.list);
 
         counters.check()?;
         if counters.generation() != position.generation() || counters.live < position.records() {
@@ -332,10 +472,27 @@ impl<'i, 'h> ListLock<'i, 'h, '_> {
     pub(crate) fn cut(mut self, position: Position) -> Result<(Cut<'i>, u64), Busy> {
         self.check(&position)?;
 
-        let cut = list::cut(self.ima, &mut self.list, position)?;
-        let Self { since, list, .. } = self;
+        let mut cut = list::cut(self.exclusive.ima, &mut self.list, position)?;
+        let held = nanoseconds(self.since);
 
-        drop(list);
-        Ok((cut, u64::try_from(since.elapsed().as_nanos()).unwrap_or(0)))
+        drop(self.list);
+        // Who took a descriptor of the writer away after it was looked at may be reading the
+        // records right now, and still has it then: what they use stays. Who takes one from here
+        // on, finds the rest of the list only.
+        if self.exclusive.side == Side::Writer {
+            let unshared = match self.exclusive.ima.opened(&self.exclusive.measure) {
+                Ok(Opened::Here { descriptors }) => alone(descriptors).is_ok(),
+                _ => false,
+            };
+            if !unshared {
+                cut.abandon();
+            }
+        }
+        Ok((cut, held))
     }
+}
+
+/// The time since then, in nanoseconds.
+pub(super) fn nanoseconds(since: Instant<Monotonic>) -> u64 {
+    u64::try_from(since.elapsed().as_nanos()).unwrap_or(0)
 }

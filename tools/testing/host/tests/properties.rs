@@ -5,11 +5,10 @@
 mod common;
 
 use common::{reset_values, Entry, Hashes, Values};
-use core::convert::Infallible;
-use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet};
+use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet, Value};
 use ima_trim_host::replay::{advance, search, Outcome, Replay, Target};
-use ima_trim_host::report::{starting_pcrs, Totals};
-use ima_trim_host::request::{parse, Reclaim};
+use ima_trim_host::report::{starting_pcrs, verify, Totals};
+use ima_trim_host::request::{parse, parse_starting_pcrs, Reclaim, RequestError};
 use ima_trim_host::values::PcrValues;
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
@@ -97,16 +96,7 @@ fn record_pcr() -> impl Strategy<Value = i32> {
 fn logs() -> impl Strategy<Value = Log> {
     let record = (record_pcr(), 0..6u8, any::<u64>());
     (banks(), prop::collection::vec(record, 0..80)).prop_map(|(algorithms, records)| {
-        let mut banks = Banks::new();
-        for (position, &(name, size)) in algorithms.iter().enumerate() {
-            banks
-                .push(Bank {
-                    name,
-                    size,
-                    position,
-                })
-                .unwrap();
-        }
+        let banks = banks_of(&algorithms);
         // IMA adds a slot for SHA-1 where the TPM has no such bank.
         let mut slots = algorithms;
         let sha1_slot = slots
@@ -138,6 +128,86 @@ fn logs() -> impl Strategy<Value = Log> {
     })
 }
 
+/// Banks in this order.
+fn banks_of(algorithms: &[(&'static str, usize)]) -> Banks {
+    let mut banks = Banks::new();
+    for (position, &(name, size)) in algorithms.iter().enumerate() {
+        banks
+            .push(Bank {
+                name,
+                size,
+                position,
+            })
+            .unwrap();
+    }
+    banks
+}
+
+/// PCR values at random, and PCRs that are listed.
+#[derive(Clone, Debug)]
+struct Printed {
+    banks: Banks,
+    values: Values,
+    pcrs: PcrSet,
+    totals: Totals,
+}
+
+impl Printed {
+    /// The text of `starting_pcrs`.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        starting_pcrs(
+            &mut text,
+            &self.banks,
+            &self.values,
+            self.pcrs,
+            &self.totals,
+        )
+        .unwrap();
+        text
+    }
+
+    /// Memory that holds something else.
+    fn memory(&self) -> Values {
+        let cells = vec![[9; 64]; Values::cells(&self.banks)];
+        PcrValues::new(cells, &self.banks).unwrap()
+    }
+}
+
+/// A count: often at an end of what there is.
+fn count() -> impl Strategy<Value = u64> {
+    prop_oneof![select(vec![0, 1, 9, 10, u64::MAX]), any::<u64>()]
+}
+
+/// All that `starting_pcrs` is printed from.
+fn printed() -> impl Strategy<Value = Printed> {
+    let numbers = prop::collection::btree_set(0..24u32, 1..=24);
+    (banks(), any::<u64>(), numbers, [count(), count(), count()]).prop_map(
+        |(algorithms, seed, numbers, [records, violations, trims])| {
+            let banks = banks_of(&algorithms);
+            let mut values = reset_values(&banks);
+            for (index, bank) in banks.iter() {
+                for pcr in Pcr::all() {
+                    let data = format!("{seed} {} {pcr}", bank.name);
+                    let random = Sha512::digest(data);
+                    values.get_mut(index, pcr).unwrap()[..bank.size]
+                        .copy_from_slice(&random[..bank.size]);
+                }
+            }
+            Printed {
+                banks,
+                values,
+                pcrs: numbers.iter().map(|&n| Pcr::new(n).unwrap()).collect(),
+                totals: Totals {
+                    records,
+                    violations,
+                    trims,
+                },
+            }
+        },
+    )
+}
+
 /// Gives printed PCR tokens another form of the same meaning.
 fn disguise(lines: &str, upper: bool, separator: &str) -> String {
     let tokens: Vec<String> = lines
@@ -164,6 +234,9 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         "24",
         "99999999999",
         "violations=",
+        "records=",
+        "trims=",
+        "unknown",
         "dry-run",
         "keep",
         "flush",
@@ -184,6 +257,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
             format!("sha1:10={}", "0".repeat(40)),
             format!("sha256:10={}", "a".repeat(64)),
             format!("sha256:11={}\n", "b".repeat(64)),
+            "records=4\tviolations=3 trims=2\n".to_string(),
         ]).prop_map(String::into_bytes),
     ]
 }
@@ -194,20 +268,21 @@ fn known(name: &[u8]) -> bool {
 
 /// Parses what may be no request at all, and looks at all that comes of it.
 fn try_request(text: &[u8]) {
-    let mut banks = Banks::new();
-    for (position, (name, size)) in ALGORITHMS.into_iter().take(2).enumerate() {
-        banks
-            .push(Bank {
-                name,
-                size,
-                position,
-            })
-            .unwrap();
-    }
-    match parse(text, &banks, known, reset_values(&banks)) {
-        Ok(request) => {
-            assert!(!request.target.is_empty());
-            for (bank, _, value) in request.target.iter() {
+    let banks = banks_of(&ALGORITHMS[..2]);
+    let request = parse(text, &banks, known, reset_values(&banks));
+    let statement = parse_starting_pcrs(text, &banks, known, reset_values(&banks));
+    // What one grammar needs, records=, the other refuses.
+    assert!(request.is_err() || statement.is_err());
+    try_target(&banks, request.map(|request| request.target));
+    try_target(&banks, statement.map(|statement| statement.values));
+}
+
+/// Looks at all that comes of a text.
+fn try_target(banks: &Banks, parsed: Result<Target<Vec<Value>>, RequestError<'_>>) {
+    match parsed {
+        Ok(target) => {
+            assert!(!target.is_empty());
+            for (bank, _, value) in target.iter() {
                 let size = banks.get(bank).unwrap().size;
                 assert!(value[size..].iter().all(|&byte| byte == 0));
             }
@@ -252,7 +327,7 @@ proptest! {
         let mut replay = Replay::new(reset_values(&log.banks));
         let mut records = log.records.iter();
         let outcome = search(
-            &log.banks, &Hashes, &mut replay, &target, &mut records, || Ok::<(), Infallible>(()),
+            &log.banks, &Hashes, &mut replay, &target, &mut records,
         );
         prop_assert_eq!(outcome, Ok(Outcome::Matched));
         prop_assert_eq!(replay.records(), earliest as u64);
@@ -273,7 +348,7 @@ proptest! {
         // The rest, from the starting values that the trim leaves.
         let mut rest = Replay::new(replay.into_values());
         let replayed = advance(
-            &log.banks, &Hashes, &mut rest, &mut records, None, || Ok::<(), Infallible>(()),
+            &log.banks, &Hashes, &mut rest, &mut records, None, |_, _| {},
         );
         prop_assert_eq!(replayed, Ok((log.records.len() - earliest) as u64));
         prop_assert_eq!(rest.values(), &values(&log.banks, history.last().unwrap()));
@@ -298,8 +373,7 @@ proptest! {
             }
             let mut replay = Replay::new(start.clone());
             let outcome = search(
-                &log.banks, &Hashes, &mut replay, &target, log.records[point..].iter(),
-                || Ok::<(), Infallible>(()),
+                &log.banks, &Hashes, &mut replay, &target, &mut log.records[point..].iter(),
             );
             if state == &history[point] {
                 prop_assert_eq!(outcome, Ok(Outcome::Matched), "point {}", earlier);
@@ -330,8 +404,8 @@ proptest! {
         }
         let mut replay = Replay::new(reset_values(&log.banks));
         let replayed = advance(
-            &log.banks, &Hashes, &mut replay, forged.records.iter(), None,
-            || Ok::<(), Infallible>(()),
+            &log.banks, &Hashes, &mut replay, &mut forged.records.iter(), None,
+            |_, _| {},
         );
         prop_assert!(replayed.is_ok());
         prop_assert_ne!(replay.values(), &values(&log.banks, &whole));
@@ -365,11 +439,123 @@ proptest! {
         prop_assert_eq!(request.reclaim, Some(Reclaim::Compact));
     }
 
+    /// What `starting_pcrs` prints is what it takes, in any order and form.
+    #[test]
+    fn printed_starting_pcrs_restore_what_they_were_printed_from(
+        printed in printed(),
+        order in prop::collection::vec(any::<u32>(), 99),
+        upper in any::<bool>(),
+        separator in select(vec!["\n", " ", "\t", " \n\t"]),
+    ) {
+        let text = printed.text();
+        let mut tokens: Vec<_> = text.lines().zip(order).collect();
+        tokens.sort_by_key(|&(_, place)| place);
+        let shuffled: Vec<_> = tokens.iter().map(|&(token, _)| token).collect();
+        let shuffled = disguise(&shuffled.join("\n"), upper, separator);
+
+        for text in [text, shuffled] {
+            let memory = printed.memory();
+            let statement = parse_starting_pcrs(text.as_bytes(), &printed.banks, known, memory);
+            let statement = statement.unwrap();
+            prop_assert_eq!(statement.totals, printed.totals);
+            let mut expected = printed.memory();
+            for (bank, _) in printed.banks.iter() {
+                prop_assert_eq!(statement.values.given(bank), printed.pcrs);
+                for pcr in printed.pcrs.iter() {
+                    *expected.get_mut(bank, pcr).unwrap() = *printed.values.get(bank, pcr).unwrap();
+                }
+            }
+            prop_assert_eq!(statement.values.into_values(), expected);
+        }
+    }
+
+    /// No token of it may be there twice, and no count may be left out. A value that is left out
+    /// is not made up.
+    #[test]
+    fn each_token_of_starting_pcrs_counts(
+        printed in printed(),
+        which in any::<Index>(),
+        at in any::<Index>(),
+    ) {
+        let text = printed.text();
+        let mut tokens: Vec<&str> = text.lines().collect();
+        let token = tokens[which.index(tokens.len())];
+        let memory = || printed.memory();
+
+        let mut twice = tokens.clone();
+        twice.insert(at.index(tokens.len() + 1), token);
+        let twice = twice.join(" ");
+        let error = parse_starting_pcrs(twice.as_bytes(), &printed.banks, known, memory());
+        let expected = RequestError::Duplicate { token: token.as_bytes() };
+        prop_assert_eq!(error.unwrap_err(), expected);
+
+        tokens.retain(|&other| other != token);
+        let without = tokens.join(" ");
+        let parsed = parse_starting_pcrs(without.as_bytes(), &printed.banks, known, memory());
+        match (token.split_once(':'), parsed) {
+            (None, Err(RequestError::Missing { key })) => {
+                prop_assert_eq!(key, token.split_once('=').unwrap().0);
+            }
+            (Some(_), Err(RequestError::Empty { .. })) => {
+                prop_assert_eq!(tokens.len(), 3);
+            }
+            (Some((name, rest)), Ok(statement)) => {
+                prop_assert_eq!(statement.totals, printed.totals);
+                let number = rest.split_once('=').unwrap().0.parse().unwrap();
+                let pcr: PcrSet = Pcr::new(number).into_iter().collect();
+                for (bank, info) in printed.banks.iter() {
+                    let given = if info.name == name {
+                        printed.pcrs.without(pcr)
+                    } else {
+                        printed.pcrs
+                    };
+                    prop_assert_eq!(statement.values.given(bank), given);
+                }
+            }
+            (_, other) => prop_assert!(false, "{}: {:?}", token, other.map(|s| s.totals)),
+        }
+    }
+
+    /// `verify` has a line for each of `starting_pcrs`, in the same order, with the right verdict.
+    #[test]
+    fn verdicts_stand_where_starting_values_do(printed in printed(), mask in any::<u128>()) {
+        let equal = |bank: usize, pcr: Pcr| (mask >> (bank * 24 + pcr.index())) & 1 != 0;
+        let Totals { records, violations, .. } = printed.totals;
+        let mut text = String::new();
+        verify(&mut text, &printed.banks, printed.pcrs, equal, records, violations).unwrap();
+
+        let mut expected = String::new();
+        for token in printed.text().lines() {
+            let (key, _) = token.split_once('=').unwrap();
+            expected += &match key.split_once(':') {
+                Some((name, number)) => {
+                    let bank = printed.banks.find(name.as_bytes()).unwrap();
+                    let bit = bank * 24 + number.parse::<usize>().unwrap();
+                    let verdict = ["mismatch", "ok"][usize::from((mask >> bit) & 1 != 0)];
+                    format!("{key}={verdict}\n")
+                }
+                None if key == "trims" => String::new(),
+                None => format!("{token}\n"),
+            };
+        }
+        prop_assert_eq!(text, expected);
+    }
+
     /// No bytes make the parser panic, or its messages unprintable.
     #[test]
     fn arbitrary_bytes_are_parsed_or_refused(
         text in prop::collection::vec(any::<u8>(), 0..600),
     ) {
+        try_request(&text);
+    }
+
+    /// Nor do more bytes than a request may have, or just as many.
+    #[test]
+    fn long_garbage_is_parsed_or_refused(
+        pattern in prop::collection::vec(any::<u8>(), 1..600),
+        len in prop_oneof![16_380..16_390usize, 600..20_000usize],
+    ) {
+        let text: Vec<u8> = pattern.into_iter().cycle().take(len).collect();
         try_request(&text);
     }
 

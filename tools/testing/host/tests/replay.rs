@@ -7,8 +7,8 @@ mod common;
 use common::{reset_values, Entry, Hashes, Values};
 use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
 use ima_trim_host::replay::{
-    advance, search, Extend, Matcher, Outcome, Record, Replay, ReplayError, SearchError, Target,
-    TargetError, CHECKPOINT,
+    advance, search, Extend, Matcher, Outcome, Piece, Record, Records, Replay, ReplayError,
+    SearchError, Target, TargetError, PIECE,
 };
 use std::convert::Infallible;
 
@@ -148,17 +148,7 @@ fn find(
     records: &[Entry],
 ) -> Option<u64> {
     let mut replay = Replay::new(start.clone());
-    let checkpoint = || Ok::<(), Infallible>(());
-    match search(
-        banks,
-        &Hashes,
-        &mut replay,
-        target,
-        records.iter(),
-        checkpoint,
-    )
-    .unwrap()
-    {
+    match search(banks, &Hashes, &mut replay, target, &mut records.iter()).unwrap() {
         Outcome::Matched => Some(replay.records()),
         Outcome::Exhausted => {
             assert_eq!(replay.records(), records.len() as u64);
@@ -321,14 +311,13 @@ fn starting_values_and_the_rest_make_the_whole() {
         for point in &log.points {
             let rest = &log.records[point.records as usize..];
             let mut replay = Replay::new(point.values.clone());
-            let checkpoint = || Ok::<(), Infallible>(());
             let replayed = advance(
                 &log.banks,
                 &Hashes,
                 &mut replay,
-                rest.iter(),
+                &mut rest.iter(),
                 None,
-                checkpoint,
+                |_, _| {},
             );
             assert_eq!(replayed, Ok(rest.len() as u64));
             assert_eq!(replay.values(), &whole.values);
@@ -345,14 +334,13 @@ fn advance_stops_where_it_is_told() {
         let mut replay = Replay::new(log.points[0].values.clone());
         let mut records = log.records.iter();
         for (count, expected) in [(count, count.min(len)), (0, 0)] {
-            let checkpoint = || Ok::<(), Infallible>(());
             let replayed = advance(
                 &log.banks,
                 &Hashes,
                 &mut replay,
                 &mut records,
                 Some(count),
-                checkpoint,
+                |_, _| {},
             );
             assert_eq!(replayed, Ok(expected));
         }
@@ -361,14 +349,13 @@ fn advance_stops_where_it_is_told() {
         assert_eq!(replay.values(), &point.values);
         // A second stretch counts from where the first ended.
         let rest = len - count.min(len);
-        let checkpoint = || Ok::<(), Infallible>(());
         let replayed = advance(
             &log.banks,
             &Hashes,
             &mut replay,
             &mut records,
             Some(rest),
-            checkpoint,
+            |_, _| {},
         );
         assert_eq!(replayed, Ok(rest));
         assert_eq!(replay.records(), len);
@@ -382,15 +369,7 @@ fn search_asks_for_no_record_beyond_the_match() {
         let wanted = target(&log.banks, &point.values, |_, p| p == pcr(10));
         let mut replay = Replay::new(log.points[0].values.clone());
         let mut records = log.records.iter();
-        let checkpoint = || Ok::<(), Infallible>(());
-        let outcome = search(
-            &log.banks,
-            &Hashes,
-            &mut replay,
-            &wanted,
-            &mut records,
-            checkpoint,
-        );
+        let outcome = search(&log.banks, &Hashes, &mut replay, &wanted, &mut records);
         assert_eq!(outcome, Ok(Outcome::Matched));
         assert_eq!(
             records.len() as u64,
@@ -400,44 +379,58 @@ fn search_asks_for_no_record_beyond_the_match() {
     }
 }
 
+/// Records that are lost after some pieces.
+struct Fleeting<I> {
+    records: I,
+    pieces: usize,
+}
+
+impl<I: Iterator<Item: Record>> Records for Fleeting<I> {
+    type Record = I::Item;
+    type Error = &'static str;
+
+    fn piece(&mut self, step: impl FnMut(&I::Item) -> bool) -> Result<Piece, &'static str> {
+        self.pieces = self.pieces.checked_sub(1).ok_or("lost")?;
+        self.records.piece(step).map_err(|never| match never {})
+    }
+}
+
 #[test]
-fn checkpoint_comes_before_every_64th_record_and_can_end_the_search() {
+fn pieces_are_bounded_and_a_loss_ends_the_search() {
     let log = &logs()[0];
     let wanted = {
         let mut values = log.points[0].values.clone();
         values.get_mut(0, pcr(10)).unwrap()[0] = 1;
         target(&log.banks, &values, |_, p| p == pcr(10))
     };
-    for (records, calls) in [(0, 0), (62, 0), (63, 1), (126, 1), (127, 2), (1000, 15)] {
-        let mut replay = Replay::new(log.points[0].values.clone());
-        let endless = log.records.iter().cycle().take(records);
-        let mut called = 0;
-        let outcome = search(&log.banks, &Hashes, &mut replay, &wanted, endless, || {
-            called += 1;
-            Ok::<(), Infallible>(())
-        });
-        assert_eq!(outcome, Ok(Outcome::Exhausted));
-        assert_eq!(called, calls, "{records} records");
-    }
-    let mut replay = Replay::new(log.points[0].values.clone());
-    let mut left = 3;
-    let ended = search(
-        &log.banks,
-        &Hashes,
-        &mut replay,
-        &wanted,
-        log.records.iter().cycle(),
-        || {
-            left -= 1;
-            if left == 0 {
-                Err("killed")
+    let mut seen = 0;
+    let mut endless = log.records.iter().cycle();
+    let piece = endless.piece(|_| {
+        seen += 1;
+        false
+    });
+    assert_eq!((piece, seen), (Ok(Piece::Full), PIECE));
+    assert_eq!(endless.piece(|_| true), Ok(Piece::Stopped));
+    assert_eq!(log.records[..3].iter().piece(|_| false), Ok(Piece::Last));
+
+    // Exactly as many pieces as the records take, and one less.
+    for (records, pieces) in [(0, 1), (PIECE - 1, 1), (PIECE, 2), (1000, 16)] {
+        for pieces in [pieces, pieces - 1] {
+            let mut replay = Replay::new(log.points[0].values.clone());
+            let mut fleeting = Fleeting {
+                records: log.records.iter().cycle().take(records),
+                pieces,
+            };
+            let outcome = search(&log.banks, &Hashes, &mut replay, &wanted, &mut fleeting);
+            if fleeting.pieces == 0 && outcome.is_ok() {
+                assert_eq!(outcome, Ok(Outcome::Exhausted), "{records} records");
+                assert_eq!(replay.records(), records as u64);
             } else {
-                Ok(())
+                assert_eq!(outcome, Err(SearchError::Walk("lost")));
+                assert_eq!(replay.records(), (pieces * PIECE) as u64);
             }
-        },
-    );
-    assert_eq!(ended, Err(SearchError::Checkpoint("killed")));
-    assert_eq!(replay.records(), 3 * CHECKPOINT - 1);
+        }
+    }
 }
 
 /// A record that has the same digest for every bank, whatever the bank's size.
@@ -543,6 +536,20 @@ fn target_takes_each_value_once_and_only_of_its_banks() {
     assert_eq!(given, [(0, 23, value), (1, 0, value), (1, 10, value)]);
     let pcrs: Vec<_> = target.pcrs().iter().map(Pcr::index).collect();
     assert_eq!(pcrs, [0, 10, 23]);
+    let given = |bank| -> Vec<_> { target.given(bank).iter().map(Pcr::index).collect() };
+    assert_eq!(given(0), [23]);
+    assert_eq!(given(1), [0, 10]);
+    for none in [2, 3, 8, usize::MAX] {
+        assert_eq!(given(none), [0; 0], "bank {none}");
+    }
+
+    // All else in the memory is as it was.
+    let mut values = log.points[3].values.clone();
+    for (bank, number) in [(0, 23), (1, 0), (1, 10)] {
+        *values.get_mut(bank, pcr(number)).unwrap() = value;
+    }
+    assert_eq!(target.values(), &values);
+    assert_eq!(target.into_values(), values);
 }
 
 #[test]

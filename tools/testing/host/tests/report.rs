@@ -6,8 +6,8 @@ use core::fmt::Write;
 use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet, Value};
 use ima_trim_host::errno::Errno;
 use ima_trim_host::report::{
-    outcome, starting_pcrs, starting_pcrs_unknown, status, violation, violations_dropped, Base,
-    Outcome, Status, Totals, TrimResult,
+    outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation, violations_dropped,
+    Base, Outcome, Status, Totals, TrimResult,
 };
 use ima_trim_host::values::PcrValues;
 
@@ -47,6 +47,21 @@ fn values(banks: &Banks) -> PcrValues<Vec<Value>> {
 fn pcrs(numbers: &[u32]) -> PcrSet {
     numbers.iter().map(|&n| Pcr::new(n).unwrap()).collect()
 }
+
+const STATE: Status = Status {
+    base: Base::Verified,
+    records: 1,
+    records_trimmed: 2,
+    violations_trimmed: 3,
+    trims: 4,
+    foreign_records: 5,
+    guard: true,
+    hold_ns_last: 6,
+    hold_ns_max: 7,
+    bytes_freed: 8,
+    measured: 9,
+    evidence_failed: 10,
+};
 
 #[test]
 fn starting_pcrs_are_sorted_by_bank_and_pcr() {
@@ -125,6 +140,76 @@ fn unknown_starting_pcrs() {
 }
 
 #[test]
+fn verdicts_are_sorted_by_bank_and_pcr() {
+    let banks = banks();
+    let sha1 = banks.find(b"sha1").unwrap();
+    let sm3 = banks.find(b"sm3").unwrap();
+    let equal = |bank: usize, pcr: Pcr| !(bank == sha1 && pcr.index() == 10 || bank == sm3);
+    assert_eq!(
+        text(|w| verify(w, &banks, pcrs(&[17, 10, 9]), equal, 1234, 5)),
+        "sha1:9=ok\nsha1:10=mismatch\nsha1:17=ok\n\
+         sha256:9=ok\nsha256:10=ok\nsha256:17=ok\n\
+         sha512:9=ok\nsha512:10=ok\nsha512:17=ok\n\
+         sm3:9=mismatch\nsm3:10=mismatch\nsm3:17=mismatch\n\
+         records=1234\nviolations=5\n"
+    );
+    // Nothing is asked about a PCR that is not printed.
+    let never = |_: usize, _: Pcr| panic!("asked about a PCR that is not there");
+    assert_eq!(
+        text(|w| verify(w, &banks, PcrSet::new(), never, 0, 0)),
+        "records=0\nviolations=0\n"
+    );
+    assert_eq!(
+        text(|w| verify(w, &Banks::new(), pcrs(&[10]), never, u64::MAX, 1)),
+        "records=18446744073709551615\nviolations=1\n"
+    );
+}
+
+/// Has no room for one of the pieces that are written, and counts them.
+struct Narrow {
+    pieces: usize,
+    fails: Option<usize>,
+}
+
+impl Write for Narrow {
+    fn write_str(&mut self, _text: &str) -> core::fmt::Result {
+        self.pieces += 1;
+        if self.fails == Some(self.pieces) {
+            return Err(core::fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+/// Checks that a report says so if any piece of it could not be written.
+fn check_no_room(write: impl Fn(&mut dyn Write) -> core::fmt::Result) {
+    let mut w = Narrow {
+        pieces: 0,
+        fails: None,
+    };
+    assert!(write(&mut w).is_ok());
+    assert!(w.pieces > 0);
+    for piece in 1..=w.pieces {
+        let mut w = Narrow {
+            pieces: 0,
+            fails: Some(piece),
+        };
+        assert!(write(&mut w).is_err(), "piece {piece}");
+    }
+}
+
+#[test]
+fn a_report_without_room_is_an_error() {
+    let banks = banks();
+    let values = values(&banks);
+    let totals = Totals::default();
+    check_no_room(|w| starting_pcrs(w, &banks, &values, pcrs(&[10, 17]), &totals));
+    check_no_room(|w| starting_pcrs_unknown(w, 17));
+    check_no_room(|w| verify(w, &banks, pcrs(&[10, 17]), |bank, _| bank == 0, 2, 1));
+    check_no_room(|w| status(w, &banks, ["sha3-256"].into_iter(), &STATE));
+}
+
+#[test]
 fn outcomes() {
     let trimmed = Outcome {
         result: TrimResult::Trimmed,
@@ -170,19 +255,10 @@ fn outcomes() {
 
 #[test]
 fn status_with_and_without_a_bank_that_cannot_be_replayed() {
-    let state = Status {
-        base: Base::Verified,
-        records: 1,
-        records_trimmed: 2,
-        violations_trimmed: 3,
-        trims: 4,
-        foreign_records: 5,
-        hold_ns_last: 6,
-        hold_ns_max: 7,
-        bytes_freed: 8,
-    };
+    let state = STATE;
     let rest = "records=1\nrecords_trimmed=2\nviolations_trimmed=3\ntrims=4\nforeign_records=5\n\
-                hold_ns_last=6\nhold_ns_max=7\nbytes_freed=8\n";
+                guard=on\nhold_ns_last=6\nhold_ns_max=7\nbytes_freed=8\nmeasured=9\n\
+                evidence_failed=10\n";
     assert_eq!(
         text(|w| status(w, &banks(), [].into_iter(), &state)),
         format!("version=1\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
@@ -201,6 +277,15 @@ fn status_with_and_without_a_bank_that_cannot_be_replayed() {
     assert_eq!(
         text(|w| status(w, &Banks::new(), ["sm3"].into_iter(), &state)),
         format!("version=1\nbanks=\nbanks_unreplayable=sm3\nbase=verified\n{rest}")
+    );
+    let state = Status {
+        guard: false,
+        ..state
+    };
+    let rest = rest.replace("guard=on", "guard=off");
+    assert_eq!(
+        text(|w| status(w, &banks(), [].into_iter(), &state)),
+        format!("version=1\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
     );
 }
 
@@ -272,6 +357,7 @@ fn errors_have_their_names_and_numbers() {
         (Errno::OpNotSupp, "EOPNOTSUPP", 95),
         (Errno::Stale, "ESTALE", 116),
         (Errno::Uclean, "EUCLEAN", 117),
+        (Errno::KeyRejected, "EKEYREJECTED", 129),
     ] {
         assert_eq!(errno.as_str(), name);
         assert_eq!(errno.code(), code);

@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The grammar of a trim request: what is accepted, and the error that everything else earns.
+//! The grammars of the requests: what is accepted, and the error that everything else earns.
 
 use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
 use ima_trim_host::errno::Errno;
-use ima_trim_host::request::{parse, Reclaim, Request, RequestError, MAX_REQUEST};
+use ima_trim_host::report::Totals;
+use ima_trim_host::request::{
+    parse, parse_starting_pcrs, Grammar, Reclaim, Request, RequestError, Statement, MAX_REQUEST,
+};
 use ima_trim_host::values::PcrValues;
 
 type Values = PcrValues<Vec<Value>>;
@@ -33,6 +36,13 @@ fn read(text: &[u8]) -> Result<Request<Vec<Value>>, RequestError<'_>> {
     // What is in the memory must not matter.
     let values = PcrValues::new(vec![[0x5a; 64]; Values::cells(&banks)], &banks).unwrap();
     parse(text, &banks, known, values)
+}
+
+/// Reads what is written to `starting_pcrs`.
+fn restore(text: &[u8]) -> Result<Statement<Vec<Value>>, RequestError<'_>> {
+    let banks = banks();
+    let values = PcrValues::new(vec![[0x5a; 64]; Values::cells(&banks)], &banks).unwrap();
+    parse_starting_pcrs(text, &banks, known, values)
 }
 
 /// Replaces `{n}` by n hexadecimal digits.
@@ -65,8 +75,9 @@ fn value(size: usize) -> Value {
 fn blame<'t>(error: &RequestError<'t>) -> (&'static str, &'t [u8]) {
     match *error {
         RequestError::TooLong { .. } => ("too long", b""),
-        RequestError::Empty => ("empty", b""),
-        RequestError::Unknown { token } => ("unknown", token),
+        RequestError::Empty { .. } => ("empty", b""),
+        RequestError::Missing { key } => ("missing", key.as_bytes()),
+        RequestError::Unknown { token, .. } => ("unknown", token),
         RequestError::Duplicate { token } => ("duplicate", token),
         RequestError::SecondMode { token } => ("second mode", token),
         RequestError::Count { token } => ("count", token),
@@ -169,11 +180,13 @@ fn accepted() {
     }
 }
 
-#[test]
-fn refused() {
+/// Text, error, kind of error, the token that is blamed or the key that is missing.
+type Refusal = (&'static str, Errno, &'static str, &'static str);
+
+/// Requests to trim that are refused.
+fn refusals() -> &'static [Refusal] {
     use Errno::{Inval, OpNotSupp};
-    // Text, error, kind of error, the token that is blamed.
-    let cases: &[(&str, Errno, &str, &str)] = &[
+    &[
         // Nothing to trim to.
         ("", Inval, "empty", ""),
         ("\n", Inval, "empty", ""),
@@ -381,7 +394,15 @@ fn refused() {
         ("sm3:10={64} junk", OpNotSupp, "bank", "sm3:10={64}"),
         ("dry-run dry-run", Inval, "duplicate", "dry-run"),
         ("violations=x", Inval, "count", "violations=x"),
-    ];
+    ]
+}
+
+/// Checks that texts are refused as they should be.
+fn check_refused<'c, R>(
+    cases: impl IntoIterator<Item = &'c Refusal>,
+    read: fn(&[u8]) -> Result<R, RequestError<'_>>,
+    expected: Grammar,
+) {
     for &(text, errno, kind, token) in cases {
         let (text, token) = (expand(text), expand(token));
         let error = match read(text.as_bytes()) {
@@ -390,6 +411,9 @@ fn refused() {
         };
         assert_eq!(blame(&error), (kind, token.as_bytes()), "{text:?}");
         assert_eq!(error.errno(), errno, "{text:?}");
+        if let RequestError::Empty { grammar } | RequestError::Unknown { grammar, .. } = error {
+            assert_eq!(grammar, expected, "{text:?}");
+        }
         let message = error.to_string();
         assert!(
             message.bytes().all(|byte| (b' '..=b'~').contains(&byte)),
@@ -399,19 +423,309 @@ fn refused() {
 }
 
 #[test]
+fn refused() {
+    check_refused(refusals(), read, Grammar::Trim);
+}
+
+#[test]
+fn starting_pcrs_accepted() {
+    // Text; the PCR values it gives as (bank, PCR); records, violations, trims.
+    type Case = (&'static str, &'static [(usize, usize)], [u64; 3]);
+    const MAX: u64 = u64::MAX;
+    let cases: &[Case] = &[
+        // As printed.
+        (
+            "sha1:10={40}\nsha256:10={64}\nrecords=300\nviolations=20\ntrims=1\n",
+            &[(0, 10), (1, 10)],
+            [300, 20, 1],
+        ),
+        (
+            "sha1:9={40}\nsha1:10={40}\nsha1:23={40}\nsha256:0={64}\nrecords=0\nviolations=0\n\
+             trims=0\n",
+            &[(0, 9), (0, 10), (0, 23), (1, 0)],
+            [0, 0, 0],
+        ),
+        // In any order.
+        (
+            "trims=3\nviolations=2\nrecords=1\nsha256:10={64}\nsha1:10={40}\n",
+            &[(0, 10), (1, 10)],
+            [1, 2, 3],
+        ),
+        (
+            "violations=2 sha1:11={40} records=1 sha256:10={64} trims=3 sha1:1={40}",
+            &[(0, 1), (0, 11), (1, 10)],
+            [1, 2, 3],
+        ),
+        // Any of the three separators, any number of them, anywhere.
+        (
+            "\n\t \nrecords=1\t\tsha1:10={40} \n violations=2\ttrims=3 \t\n\n",
+            &[(0, 10)],
+            [1, 2, 3],
+        ),
+        // The module judges the counts, the grammar does not.
+        (
+            "sha1:10={40} records=0 violations=5 trims=10",
+            &[(0, 10)],
+            [0, 5, 10],
+        ),
+        (
+            "sha1:10={40} records=18446744073709551615 violations=18446744073709551615 \
+             trims=18446744073709551615",
+            &[(0, 10)],
+            [MAX, MAX, MAX],
+        ),
+    ];
+    for &(text, given, [records, violations, trims]) in cases {
+        let text = expand(text);
+        let statement = restore(text.as_bytes()).unwrap_or_else(|e| panic!("{text:?}: {e}"));
+        let values: Vec<_> = statement
+            .values
+            .iter()
+            .map(|(bank, pcr, value)| (bank, pcr.index(), *value))
+            .collect();
+        let expected: Vec<_> = given
+            .iter()
+            .map(|&(bank, pcr)| (bank, pcr, value([20, 32][bank])))
+            .collect();
+        assert_eq!(values, expected, "{text:?}");
+        let totals = Totals {
+            records,
+            violations,
+            trims,
+        };
+        assert_eq!(statement.totals, totals, "{text:?}");
+    }
+}
+
+#[test]
+fn starting_pcrs_refused() {
+    use Errno::{Inval, OpNotSupp};
+    let cases: &[Refusal] = &[
+        // No PCR value.
+        ("", Inval, "empty", ""),
+        ("\n", Inval, "empty", ""),
+        (" \t\n ", Inval, "empty", ""),
+        ("records=1", Inval, "empty", ""),
+        ("records=1\nviolations=0\ntrims=1\n", Inval, "empty", ""),
+        // A count that is not given. The first in the order of the file is named.
+        ("sha1:10={40}", Inval, "missing", "records"),
+        (
+            "sha1:10={40} violations=0 trims=1",
+            Inval,
+            "missing",
+            "records",
+        ),
+        (
+            "trims=1 records=1 sha1:10={40}",
+            Inval,
+            "missing",
+            "violations",
+        ),
+        (
+            "sha1:10={40} records=1 violations=0",
+            Inval,
+            "missing",
+            "trims",
+        ),
+        ("sha1:10={40} trims=1", Inval, "missing", "records"),
+        (
+            "sha1:10={40} violations=0 violation=0 trims=1",
+            Inval,
+            "unknown",
+            "violation=0",
+        ),
+        // What the file says while the values are not known.
+        ("unknown records=5\n", Inval, "unknown", "unknown"),
+        ("unknown records=5", Inval, "unknown", "unknown"),
+        ("records=5 unknown", Inval, "unknown", "unknown"),
+        // What only a request to trim may have, and what no text may.
+        ("sha1:10={40} dry-run", Inval, "unknown", "dry-run"),
+        ("sha1:10={40} keep", Inval, "unknown", "keep"),
+        ("compact sha1:10={40}", Inval, "unknown", "compact"),
+        ("sha1:10={40} flush", Inval, "unknown", "flush"),
+        ("1000", Inval, "unknown", "1000"),
+        ("sha1:10={40} records", Inval, "unknown", "records"),
+        ("sha1:10={40} Records=1", Inval, "unknown", "Records=1"),
+        ("sha1:10={40} record=1", Inval, "unknown", "record=1"),
+        ("sha1:10={40} recordss=1", Inval, "unknown", "recordss=1"),
+        ("sha1:10={40} records:1", Inval, "unknown", "records:1"),
+        ("sha1:10={40} =1", Inval, "unknown", "=1"),
+        ("sha1:10={40} TRIMS=1", Inval, "unknown", "TRIMS=1"),
+        ("sha1:10={40} base=verified", Inval, "unknown", "base=verified"),
+        ("sha1:10=ok", Inval, "hex", "sha1:10=ok"),
+        (
+            "sha1:10={40} records=1 violations=0 trims=1 junk",
+            Inval,
+            "unknown",
+            "junk",
+        ),
+        (
+            "sha1:10={40} records=1 violations=0 trims=1\0",
+            Inval,
+            "count",
+            "trims=1\0",
+        ),
+        (
+            "sha1:10={40} records=1 violations=0 trims=1 \0",
+            Inval,
+            "unknown",
+            "\0",
+        ),
+        (
+            "sha1:10={40}\r\nrecords=1\r\n",
+            Inval,
+            "hex",
+            "sha1:10={40}\r",
+        ),
+        (
+            "records=1\r\nsha1:10={40}\r\n",
+            Inval,
+            "count",
+            "records=1\r",
+        ),
+        (
+            "sha1:10={40},records=1",
+            Inval,
+            "hex",
+            "sha1:10={40},records=1",
+        ),
+        // Banks, with all else there.
+        (
+            "sm3:10={64} records=0 violations=0 trims=0",
+            OpNotSupp,
+            "bank",
+            "sm3:10={64}",
+        ),
+        (
+            "records=0 violations=0 trims=0 sha1:10={40} sha512:10={128}",
+            OpNotSupp,
+            "bank",
+            "sha512:10={128}",
+        ),
+        (
+            "md6:10={40} records=0 violations=0 trims=0",
+            Inval,
+            "algorithm",
+            "md6:10={40}",
+        ),
+        // A PCR twice.
+        (
+            "sha1:10={40} records=1 sha1:10={40} violations=0 trims=1",
+            Inval,
+            "duplicate",
+            "sha1:10={40}",
+        ),
+        (
+            "sha256:7={64}\nsha256:7=ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+            Inval,
+            "duplicate",
+            "sha256:7=ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff",
+        ),
+        // The first thing wrong counts, and what is wrong before what is not there.
+        ("records=x junk", Inval, "count", "records=x"),
+        ("junk records=x", Inval, "unknown", "junk"),
+        ("trims=1 trims=1", Inval, "duplicate", "trims=1"),
+    ];
+    check_refused(cases, restore, Grammar::StartingPcrs);
+}
+
+#[test]
+fn each_count_of_starting_pcrs_is_a_plain_number_given_once() {
+    let keys = ["records", "violations", "trims"];
+    for (place, key) in keys.into_iter().enumerate() {
+        // The other two counts, and the one in question as it is written.
+        let text = |token: &str| {
+            let mut text = expand("sha1:10={40}\n");
+            for other in keys.iter().filter(|&&other| other != key) {
+                text.push_str(&format!("{other}=7\n"));
+            }
+            text + token + "\n"
+        };
+        for number in [0, 1, 9, 10, 1 << 32, u64::MAX] {
+            let text = text(&format!("{key}={number}"));
+            let totals = restore(text.as_bytes()).unwrap().totals;
+            let mut expected = [7; 3];
+            expected[place] = number;
+            assert_eq!(
+                [totals.records, totals.violations, totals.trims],
+                expected,
+                "{text:?}"
+            );
+        }
+        for number in [
+            "",
+            "+1",
+            "-1",
+            "-0",
+            "00",
+            "01",
+            "0x1",
+            "1a",
+            "=1",
+            "1,",
+            "1.0",
+            "1e3",
+            "\"1\"",
+            "1\0",
+            "1\r",
+            "1\x0b",
+            "\u{664}",
+            "18446744073709551616",
+            "18446744073709551617",
+            "36893488147419103233",
+            "99999999999999999999999999",
+        ] {
+            let token = format!("{key}={number}");
+            let text = text(&token);
+            let error = restore(text.as_bytes()).unwrap_err();
+            assert_eq!(blame(&error), ("count", token.as_bytes()), "{text:?}");
+            assert_eq!(error.errno(), Errno::Inval);
+        }
+        for second in ["1", "2"] {
+            let token = format!("{key}={second}");
+            let text = text(&format!("{key}=1\n{token}"));
+            let error = restore(text.as_bytes()).unwrap_err();
+            assert_eq!(blame(&error), ("duplicate", token.as_bytes()), "{text:?}");
+            assert_eq!(error.errno(), Errno::Inval);
+        }
+        let text = text("");
+        let error = restore(text.as_bytes()).unwrap_err();
+        assert_eq!(error, RequestError::Missing { key });
+        assert_eq!(error.errno(), Errno::Inval);
+    }
+}
+
+#[test]
+fn tokens_that_both_grammars_have_are_refused_by_both() {
+    let kinds = ["algorithm", "bank", "pcr", "hex", "length", "count"];
+    let cases: Vec<_> = refusals()
+        .iter()
+        .filter(|case| kinds.contains(&case.2))
+        .collect();
+    for kind in kinds {
+        assert!(cases.iter().any(|case| case.2 == kind), "{kind}");
+    }
+    check_refused(cases, restore, Grammar::StartingPcrs);
+}
+
+#[test]
 fn either_case_of_hex_and_every_digit() {
     let text = b"sha256:10=000102030405060708090A0b0C0d0E0fA0B1c2D3e4F5f6a7B8C9daEBfcFdFeFF";
     let request = read(text).unwrap();
-    let (_, _, value) = request.target.iter().next().unwrap();
-    assert_eq!(
-        value[..32],
-        [
-            0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d,
-            0x0e, 0x0f, 0xa0, 0xb1, 0xc2, 0xd3, 0xe4, 0xf5, 0xf6, 0xa7, 0xb8, 0xc9, 0xda, 0xeb,
-            0xfc, 0xfd, 0xfe, 0xff,
-        ]
-    );
-    assert_eq!(value[32..], [0; 32]);
+    let text = [&text[..], b" records=1 violations=0 trims=1"].concat();
+    let statement = restore(&text).unwrap();
+    for target in [request.target, statement.values] {
+        let (_, _, value) = target.iter().next().unwrap();
+        assert_eq!(
+            value[..32],
+            [
+                0x00, 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b, 0x0c, 0x0d,
+                0x0e, 0x0f, 0xa0, 0xb1, 0xc2, 0xd3, 0xe4, 0xf5, 0xf6, 0xa7, 0xb8, 0xc9, 0xda, 0xeb,
+                0xfc, 0xfd, 0xfe, 0xff,
+            ]
+        );
+        assert_eq!(value[32..], [0; 32]);
+    }
 }
 
 #[test]
@@ -452,6 +766,37 @@ fn length_of_a_request() {
 }
 
 #[test]
+fn length_of_starting_pcrs() {
+    let padded = |len: usize| {
+        let mut text = expand("sha1:10={40} records=1 violations=0 trims=1");
+        text.push_str(&" ".repeat(len - text.len()));
+        text
+    };
+    assert!(restore(padded(MAX_REQUEST).as_bytes()).is_ok());
+    let text = padded(MAX_REQUEST + 1);
+    let error = restore(text.as_bytes()).unwrap_err();
+    assert_eq!(error, RequestError::TooLong { len: text.len() });
+    assert_eq!(error.errno(), Errno::TooBig);
+}
+
+#[test]
+fn garbage_of_the_greatest_length() {
+    for byte in 0..=u8::MAX {
+        let text = vec![byte; MAX_REQUEST];
+        let expected = match byte {
+            b' ' | b'\t' | b'\n' => ("empty", &b""[..]),
+            _ => ("unknown", &text[..]),
+        };
+        assert_eq!(blame(&read(&text).unwrap_err()), expected, "{byte:#04x}");
+        assert_eq!(blame(&restore(&text).unwrap_err()), expected, "{byte:#04x}");
+        let longer = vec![byte; MAX_REQUEST + 1];
+        let expected = RequestError::TooLong { len: longer.len() };
+        assert_eq!(read(&longer).unwrap_err(), expected);
+        assert_eq!(restore(&longer).unwrap_err(), expected);
+    }
+}
+
+#[test]
 fn every_value_of_two_banks_in_one_request() {
     let mut text = String::new();
     for pcr in (0..24).rev() {
@@ -469,7 +814,10 @@ fn values_of_fewer_banks_are_not_written_beyond() {
     one.push(*banks().get(0).unwrap()).unwrap();
     let values = PcrValues::new(vec![[0; 64]; 24], &one).unwrap();
     let text = expand("sha1:10={40} sha256:10={64}");
-    let error = parse(text.as_bytes(), &banks(), known, values).unwrap_err();
+    let error = parse(text.as_bytes(), &banks(), known, values.clone()).unwrap_err();
+    assert_eq!(error.errno(), Errno::OpNotSupp);
+    let text = text + " records=1 violations=0 trims=1";
+    let error = parse_starting_pcrs(text.as_bytes(), &banks(), known, values).unwrap_err();
     assert_eq!(error.errno(), Errno::OpNotSupp);
 }
 
@@ -526,6 +874,40 @@ fn messages_say_what_is_wrong_and_what_to_do() {
     ];
     for &(text, message) in cases {
         assert_eq!(read(text).unwrap_err().to_string(), message);
+    }
+    let cases: &[(&[u8], &str)] = &[
+        (
+            b"",
+            "request gives no PCR value: give a <bank>:<pcr>=<hex> for each bank and PCR, as the \
+             starting_pcrs file does",
+        ),
+        (
+            b"sha1:10=0000000000000000000000000000000000000000 records=1",
+            "request has no violations=<n>: give records=, violations= and trims=, as the \
+             starting_pcrs file does",
+        ),
+        (
+            b"unknown records=5",
+            "token \"unknown\": not known: expected <bank>:<pcr>=<hex>, records=<n>, \
+             violations=<n> or trims=<n>, separated by blanks, tabs or newlines",
+        ),
+        (
+            b"keep",
+            "token \"keep\": not known: expected <bank>:<pcr>=<hex>, records=<n>, \
+             violations=<n> or trims=<n>, separated by blanks, tabs or newlines",
+        ),
+        (
+            b"records=-1",
+            "token \"records=-1\": not a count: give a decimal number of 64 bits without sign or \
+             leading zeros",
+        ),
+        (
+            b"trims=1 trims=2",
+            "token \"trims=2\": given more than once: give it once",
+        ),
+    ];
+    for &(text, message) in cases {
+        assert_eq!(restore(text).unwrap_err().to_string(), message);
     }
     let long = "x".repeat(64);
     let message = read(long.as_bytes()).unwrap_err().to_string();
