@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """PCRs that something else extended before IMA did: theirs alone are the records that are not trimmed."""
 
+import hashlib
+
 import ima_trim_lib as lib
 from ima_trim_lib import equal, test
 
@@ -66,6 +68,28 @@ def _():
     lib.refuse(f"{at} sha256:14={'00' * 32}", "EUCLEAN", r"PCR 14\b.*not verified")
     lib.refuse(f"{at} sha256:14={lib.tpm_value('sha256', 14).hex()}", "EUCLEAN", r"PCR 14\b.*not verified")
     equal(lib.request(f"{at} sha256:15={'00' * 32}").result, "nothing", "result with PCR 15 at its reset value")
+
+
+@test("the base of PCR 12 is written: all is verified, and records of PCR 12 are trimmed")
+def _():
+    bank = "sha256"
+    base = lib.reset_value(bank, 12)
+    base = hashlib.new(bank, base + hashlib.new(bank, b"not a record").digest()).hexdigest()
+    text = lib.read(lib.STARTING_PCRS).decode()
+    for wrong in (text, f"{bank}:12={'00' * 32}\n{text}"):
+        equal(lib.outcome_of(lib.write, lib.STARTING_PCRS, wrong), "EKEYREJECTED", "error")
+        equal(lib.status()["base"], "unverified", "base")
+    equal(lib.pairs(lib.read(lib.VERIFY))[f"{bank}:12"], "mismatch", "verify")
+
+    lib.write(lib.STARTING_PCRS, f"{bank}:12={base}\n{text}")
+    equal(lib.status()["base"], "verified", "base")
+    equal(lib.pairs(lib.read(lib.STARTING_PCRS))[f"{bank}:12"], base, "starting value of PCR 12")
+    equal(lib.pairs(lib.read(lib.VERIFY))[f"{bank}:12"], "ok", "verify")
+    lib.measure(pcr=12)
+    records = lib.count()
+    outcome = lib.request(f"{bank}:12={lib.tpm_value(bank, 12).hex()}")
+    equal((outcome.error, outcome.records), (None, records), f"outcome {outcome}")
+    equal(lib.pairs(lib.read(lib.STARTING_PCRS))[f"{bank}:12"], lib.tpm_value(bank, 12).hex(), "starting value")
 
 
 lib.main()

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """dry-run: says what the same request would do, and does not do it."""
 
+import os
+
 import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
@@ -59,7 +61,6 @@ def _():
 @cases("refused as the trim would be", [
     ("no match", lambda history: "sha256:10=" + "5a" * 32, "ENOENT"),
     ("violations not stated", lambda history: history.tokens(history.total), "EBADMSG"),
-    ("compact", lambda history: history.tokens(history.total) + " violations=1 compact", "EOPNOTSUPP"),
     ("malformed", lambda history: "sha256:10", "EINVAL"),
 ])
 def _(make, error):
@@ -79,6 +80,53 @@ def _():
     equal((outcome.error, outcome.records), (None, 0), "outcome")
     check(outcome.result in ("nothing", "dry-run"), f"result {outcome.result}")
     lib.unchanged(before, "a dry run")
+
+
+@cases("each way to treat the memory: foretold exactly, violations included", [
+    ("keep", "keep"), ("compact", "compact"), ("flush", "flush"),
+])
+def _(mode):
+    lib.measure(2)
+    lib.violate_open_writers()
+    lib.measure(pcr=11)
+    lib.violate_tomtou()
+    lib.measure(2)
+    history = lib.history()
+    point = history.total - 1
+    violations = len(history.violations(history.trimmed, point))
+    done = both(f"{history.tokens(point, pcrs=[10, 11])} violations={violations} {mode}", point)
+    check(done.violations >= 2 and done.first_violation, "no violations foretold")
+
+
+@cases("a dry run with flush reclaims nothing and forgets no record", [
+    ("of what would trim nothing", lambda history: history.tokens(history.trimmed)),
+    ("of what would trim records", lambda history: history.tokens(history.total)),
+])
+def _(make):
+    lib.clear()
+    path = lib.new_file(name="flushed", content=b"once")
+    lib.measure_file(path)
+    history, at = lib.clear()
+    lib.measure(3)
+    history.sync()
+    before = lib.snapshot()
+    for _ in range(2):
+        outcome = lib.request(make(history) + " dry-run flush")
+        equal((outcome.error, outcome.records), (None, history.point(make(history)) - at), "outcome of the dry run")
+        # bytes_freed is in there.
+        lib.unchanged(before, "a dry run with flush")
+    os.unlink(path)
+    lib.measure_file(lib.new_file(name="flushed", content=b"once"))
+    equal(lib.count(), 3, "records after the same content was measured again")
+    # The twin: the same request, not as a dry run.
+    freed = int(lib.status()["bytes_freed"])
+    equal(lib.request(make(history) + " flush").error, None, "error of the request itself")
+    check(int(lib.status()["bytes_freed"]) > freed, "the flush gave nothing back")
+    left = lib.count()
+    os.unlink(path)
+    lib.measure_file(lib.new_file(name="flushed", content=b"once"))
+    equal(lib.count(), left + 1, "records after the same content was measured again, after a flush")
+    lib.invariant()
 
 
 lib.main()

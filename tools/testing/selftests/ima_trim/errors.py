@@ -95,15 +95,6 @@ def _():
     lib.check("xxxxx" in text and len(text) < 1000, f"{len(text)} characters logged")
 
 
-@cases("EOPNOTSUPP for a mode that is not there", [("compact", "compact"), ("flush", "flush")])
-def _(mode):
-    lib.measure(2)
-    history = lib.history()
-    violations = f" violations={len(history.violations(history.trimmed, history.total))}"
-    lib.refuse(history.tokens(history.total) + violations + " " + mode, "EOPNOTSUPP", mode)
-    lib.trim(history.tokens(history.total) + violations + " keep", history.total)
-
-
 @test("the well-formed request trims after all that")
 def _():
     lib.measure(2)

@@ -6,6 +6,11 @@ import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
 
 
+@test("without the guard")
+def _():
+    lib.reload("guard=0")
+
+
 @test("echo 2 > ascii_runtime_measurements: base=unknown, starting_pcrs unknown, two records named")
 def _():
     lib.measure(6)
@@ -48,16 +53,52 @@ def _():
     missing = 3 + int(lib.status()["records_trimmed"])
     lib.unload()
     with lib.KernelLog() as log:
-        lib.load()
-        log.expect(rf"\b{missing} records were removed")
+        lib.load(parameters="guard=0")
+        log.expect(rf"removed {missing} records")
     equal(lib.status()["base"], "unknown", "base")
     equal(lib.read(lib.STARTING_PCRS), f"unknown records={missing}\n".encode(), "starting_pcrs")
+
+
+@test("the log says it once, and again if more is removed")
+def _():
+    with lib.KernelLog() as log:
+        for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS, lib.TRIM):
+            lib.read(path)
+        equal(lib.outcome_of(lib.read, lib.VERIFY), "EUCLEAN", "error of reading verify")
+        check("somebody else" not in log.text(), "said again")
+        lib.write(lib.ASCII, "1\n")
+        lib.read(lib.STATUS)
+        log.expect("somebody else removed")
 
 
 @test("the lists are whole")
 def _():
     lib.measure(2)
     lib.lists_agree()
+
+
+@test("the values at what is now the head of the list are taken over, and all is well")
+def _():
+    # The archive has all that was removed; what came after that is in the list.
+    archive = lib.History()
+    removed = int(lib.status()["foreign_records"])
+    lib.write(lib.STARTING_PCRS, archive.statement(removed))
+    equal(lib.read(lib.STARTING_PCRS).decode(), archive.statement(removed), "starting_pcrs")
+    status = lib.status()
+    equal((status["base"], status["foreign_records"]), ("verified", "0"), "base and foreign_records")
+    log = lib.history()
+    lib.trim(log.tokens(log.total) + f" violations={len(log.violations(log.trimmed, log.total))}", log.total)
+
+
+@test("the guard keeps the kernel's own trim away")
+def _():
+    lib.measure(3)
+    before = lib.snapshot()
+    lib.reload()
+    equal(lib.outcome_of(lib.write, lib.ASCII, "1\n"), "EBUSY", "error of the kernel's own trim")
+    equal(lib.read(lib.BINARY), before[lib.BINARY], "list")
+    equal(lib.status()["foreign_records"], "0", "foreign_records")
+    lib.invariant()
 
 
 lib.main()

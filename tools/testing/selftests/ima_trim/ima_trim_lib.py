@@ -5,6 +5,7 @@ The replay of the measurement list here is written from the list's format and th
 alone, so that it can disagree with the module. It is itself checked against the TPM and against evmctl.
 """
 
+import contextlib
 import ctypes
 import errno
 import functools
@@ -30,8 +31,10 @@ IMA = "/sys/kernel/security/ima"
 DIRECTORY = "/sys/kernel/security/ima_trim"
 TRIM = DIRECTORY + "/trim"
 STARTING_PCRS = DIRECTORY + "/starting_pcrs"
+VERIFY = DIRECTORY + "/verify"
 VIOLATIONS = DIRECTORY + "/violations"
 STATUS = DIRECTORY + "/status"
+VERIFY = DIRECTORY + "/verify"
 BINARY = IMA + "/binary_runtime_measurements"
 ASCII = IMA + "/ascii_runtime_measurements"
 TPM = "/sys/class/tpm/tpm0"
@@ -315,9 +318,28 @@ def parse(data, digest_size=20):
     return records
 
 
+_BASES = os.path.join(STATE, "bases")
+
+
+@functools.cache
+def bases():
+    """The values that PCRs had before the first record, where something else had extended them: of (bank, pcr)."""
+    if not os.path.exists(_BASES):
+        return {}
+    return {(bank, pcr): bytes.fromhex(value) for bank, pcr, value in json.loads(read(_BASES))}
+
+
+def set_base(pcr):
+    """From now on, in all tests of this boot, a PCR begins with the value that it has now."""
+    found = bases() | {(bank, pcr): tpm_value(bank, pcr) for bank in banks()}
+    with open(_BASES, "w", encoding="ascii") as file:
+        json.dump([(bank, number, value.hex()) for (bank, number), value in found.items()], file)
+    bases.cache_clear()
+
+
 def reset_value(bank, pcr):
-    """The value of a PCR after a reset of the TPM."""
-    return (b"\xff" if 17 <= pcr <= 22 else b"\0") * hashlib.new(bank).digest_size
+    """The value of a PCR before the first record: that after a reset of the TPM, unless another is known."""
+    return bases().get((bank, pcr)) or (b"\xff" if 17 <= pcr <= 22 else b"\0") * hashlib.new(bank).digest_size
 
 
 def replay(values, records):
@@ -395,16 +417,20 @@ class History:
         """Adds what is new in the list. To be called before each trim."""
         starting, records = look()
         check(not starting.unknown, "starting_pcrs is unknown")
-        check(starting.records <= len(self.records), "records were trimmed that no test had seen")
-        for old, now in zip(self.records[starting.records:], records):
+        self.take(starting.records, records)
+        return starting, records
+
+    def take(self, gone, records):
+        """Adds what is new in a list that so many records are gone from."""
+        check(gone <= len(self.records), "records were trimmed that no test had seen")
+        for old, now in zip(self.records[gone:], records):
             equal(now.raw, old.raw, "a record seen before")
-        new = records[len(self.records) - starting.records:]
+        new = records[len(self.records) - gone:]
         with open(self.PATH, "ab") as file:
             file.write(b"".join(record.raw for record in new))
         self._add(new)
-        self.trimmed = starting.records
+        self.trimmed = gone
         equal(self.trimmed + len(records), len(self.records), "records ever seen")
-        return starting, records
 
     @property
     def total(self):
@@ -421,6 +447,13 @@ class History:
             f"{bank}:{pcr}={self.value(point, bank, pcr).hex()}"
             for bank in in_banks or banks() for pcr in pcrs
         )
+
+    def statement(self, point, trims=1):
+        """What starting_pcrs has to say when the records up to this one are gone: the text of it."""
+        pcrs = sorted({record.pcr for record in self.records[:point] if record.pcr < 24} | {MEASURE_PCR})
+        lines = [f"{bank}:{pcr}={self.value(point, bank, pcr).hex()}" for bank in sorted(banks()) for pcr in pcrs]
+        lines += [f"records={point}", f"violations={len(self.violations(0, point))}", f"trims={trims}"]
+        return "\n".join(lines) + "\n"
 
     def point(self, text):
         """The number of the earliest record, not trimmed, after which all values of a request hold, or None."""
@@ -504,6 +537,31 @@ def unload():
         raise OSError(number, f"unloading ima_trim: {os.strerror(number)}")
 
 
+def restore(text, fd=None):
+    """Writes to `starting_pcrs`. Gives the error, and what is read on the same descriptor afterwards."""
+    data = text if isinstance(text, bytes) else text.encode()
+    own = os.open(STARTING_PCRS, os.O_RDWR | os.O_CLOEXEC) if fd is None else fd
+    try:
+        error = None
+        try:
+            equal(os.write(own, data), len(data), "bytes written")
+        except OSError as failure:
+            error = error_name(failure.errno)
+        return error, read_fd(own)
+    finally:
+        if fd is None:
+            os.close(own)
+
+
+def reload(parameters=""):
+    """Unloads the module and loads it again, and gives it back what it knew."""
+    text = read(STARTING_PCRS)
+    unload()
+    load(parameters=parameters)
+    if Starting(text).records:
+        equal(restore(text)[0], None, "error of writing starting_pcrs back")
+
+
 class KernelLog:
     """What the kernel logs from now on."""
 
@@ -536,6 +594,29 @@ class KernelLog:
         text = self.text()
         check(re.search(pattern, text), f"the kernel logged nothing like {pattern!r} but: {text!r}")
         return text
+
+
+class AuditLog(KernelLog):
+    """What the kernel audits from now on. Without a daemon that takes them, it logs the records."""
+
+    LINE = re.compile(r"^audit: type=(\d+) audit\([\d.:]+\): (.*)$", re.M)
+
+    def records(self, op):
+        """The fields of the records of this operation that came since the last call, each with its type."""
+        # Records are logged by a thread, in order: one that is sure to come shows that all before it came. IMA writes
+        # one when the TPM refuses to extend a PCR.
+        measure(pcr=30)
+        found = []
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            for number, body in self.LINE.findall(self.text()):
+                fields = dict(re.findall(r'(\w+)=("[^"]*"|\S*)', body), type=int(number))
+                if fields.get("op") == "add_template_measure":
+                    return [record for record in found if record["op"] == op]
+                if "op" in fields:
+                    found.append(fields)
+            time.sleep(0.01)
+        raise Failure("the kernel logged no audit record of a PCR that the TPM does not have")
 
 
 def status():
@@ -667,7 +748,8 @@ def account(log, starting):
     for (bank, pcr), value in starting.values.items():
         equal(value.hex(), log.value(starting.records, bank, pcr).hex(), f"starting value of {bank}:{pcr}")
     gone = log.records[:starting.records]
-    pcrs = {record.pcr for record in gone if record.pcr < 24} | {MEASURE_PCR}
+    # A base that is not the reset value had to be written there, and is listed since.
+    pcrs = {record.pcr for record in gone if record.pcr < 24} | {MEASURE_PCR} | {pcr for _, pcr in bases()}
     equal(set(starting.values), {(bank, pcr) for bank in banks() for pcr in pcrs}, "PCRs in starting_pcrs")
     equal(starting.violations, len(log.violations(0, starting.records)), "violations in starting_pcrs")
 
@@ -754,6 +836,26 @@ class Child:
         """Waits for the end of the process."""
         os.close(self.reader)
         return os.waitpid(self.pid, 0)[1]
+
+
+@contextlib.contextmanager
+def held_open(path, flags):
+    """As long as it lasts, another process has a file open."""
+    opened, tell = os.pipe()
+
+    def hold():
+        os.open(path, flags)
+        os.write(tell, b"x")
+        signal.pause()
+
+    child = Child(hold)
+    try:
+        equal(select.select([opened], [], [], 10)[0], [opened], f"another process opens {path}")
+        yield
+    finally:
+        child.kill()
+        os.close(opened)
+        os.close(tell)
 
 
 def in_child(function, *arguments):

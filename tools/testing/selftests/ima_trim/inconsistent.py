@@ -15,11 +15,11 @@ from ima_trim_lib import equal, test
 
 @test("while a process has it open for writing: EBUSY, open for writing; afterwards that is not the reason")
 def _():
-    fd = os.open(lib.BINARY, os.O_RDWR)
-    with lib.KernelLog() as log:
+    lib.unload()
+    lib.load(parameters="guard=0")
+    with lib.held_open(lib.BINARY, os.O_RDWR), lib.KernelLog() as log:
         equal(lib.request("sha256:10=" + "5a" * 32).error, "EBUSY", "error")
         log.expect("open for writing")
-    os.close(fd)
     equal(lib.request("sha256:10=" + "5a" * 32).error, "EUCLEAN", "error afterwards")
 
 

@@ -9,7 +9,7 @@ from ima_trim_lib import cases, check, equal, test
 
 KEYS = [
     "version", "banks", "base", "records", "records_trimmed", "violations_trimmed", "trims", "foreign_records",
-    "hold_ns_last", "hold_ns_max", "bytes_freed",
+    "guard", "hold_ns_last", "hold_ns_max", "bytes_freed", "measured", "evidence_failed",
 ]
 
 
@@ -53,7 +53,8 @@ def _():
 
 @cases("mode", [
     (name, name, bits)
-    for name, bits in (("trim", 0o600), ("starting_pcrs", 0o440), ("violations", 0o440), ("status", 0o440))
+    for name, bits in (("trim", 0o600), ("starting_pcrs", 0o640), ("verify", 0o440), ("violations", 0o440),
+                       ("status", 0o440))
 ])
 def _(name, expected):
     equal(oct(lib.mode(os.path.join(lib.DIRECTORY, name))), oct(expected), f"mode of {name}")
@@ -63,7 +64,7 @@ def _(name, expected):
 
 @test("the directory has these files and no others")
 def _():
-    equal(sorted(os.listdir(lib.DIRECTORY)), ["starting_pcrs", "status", "trim", "violations"], "files")
+    equal(sorted(os.listdir(lib.DIRECTORY)), ["starting_pcrs", "status", "trim", "verify", "violations"], "files")
 
 
 @test("status has the keys of the contract, in its order")
@@ -79,8 +80,10 @@ def _():
     equal(status["base"], "verified", "base")
     equal(set(status["banks"].split(",")), set(lib.banks()), "banks")
     equal(int(status["records"]), lib.count(), "records")
+    equal(status["guard"], "on", "guard")
     for key in KEYS[4:]:
-        equal(status[key], "0", key)
+        if key != "guard":
+            equal(status[key], "0", key)
 
 
 @test("records in status grow with the list")

@@ -20,13 +20,9 @@ def matching():
 def busy(text, path, flags, message):
     """Checks that a request is refused with EBUSY while a file is open, and that the log says why."""
     before = lib.snapshot()
-    fd = os.open(path, flags)
-    try:
-        with lib.KernelLog() as log:
-            outcome = lib.request(text)
-            log.expect(message)
-    finally:
-        os.close(fd)
+    with lib.held_open(path, flags), lib.KernelLog() as log:
+        outcome = lib.request(text)
+        log.expect(message)
     equal((outcome.error, outcome.result, outcome.fields.get("errno")), ("EBUSY", "refused", "EBUSY"), "outcome")
     lib.unchanged(before, "a refused request")
 
@@ -39,14 +35,6 @@ def _(path):
     history, text = matching()
     busy(text, path, os.O_RDONLY, "open for reading")
     busy(text + " dry-run", path, os.O_RDONLY, "open for reading")
-    lib.trim(text, history.total - 1)
-
-
-@cases("EBUSY while it is open for writing", LISTS)
-def _(path):
-    history, text = matching()
-    busy(text, path, os.O_WRONLY, "open for writing")
-    busy(text, path, os.O_RDWR, "open for writing")
     lib.trim(text, history.total - 1)
 
 
@@ -96,15 +84,6 @@ def _():
         os.close(fd)
 
 
-@test("a refused request leaves no reader counted: a native writer can open the list")
-def _():
-    history, text = matching()
-    lib.refuse("sha256:10=" + "5a" * 32, "ENOENT")
-    busy(text, lib.BINARY, os.O_RDONLY, "open for reading")
-    lib.trim(text, history.total - 1)
-    os.close(os.open(lib.BINARY, os.O_RDWR))
-
-
 @test("list and starting values read while the list is open belong together, while others trim")
 def _():
     asked, ask = os.pipe()
@@ -140,6 +119,42 @@ def _():
         expected = log.records[starting.records:starting.records + len(records)]
         equal([record.raw for record in records], [record.raw for record in expected], "list after the starting values")
     check(len({starting.records for starting, _ in looks}) > 1, "all looks were at the same starting values")
+    lib.invariant()
+
+
+@cases("with the guard nobody can open it for writing", LISTS)
+def _(path):
+    for flags in (os.O_WRONLY, os.O_RDWR):
+        equal(lib.outcome_of(os.open, path, flags), "EBUSY", f"opening with flags {flags}")
+
+
+@test("without the guard, from here on")
+def _():
+    lib.reload("guard=0")
+    equal(lib.status()["guard"], "off", "guard")
+
+
+@cases("EBUSY while it is open for writing", LISTS)
+def _(path):
+    history, text = matching()
+    busy(text, path, os.O_WRONLY, "open for writing")
+    busy(text, path, os.O_RDWR, "open for writing")
+    lib.trim(text, history.total - 1)
+
+
+@test("a refused request leaves no reader counted: a native writer can open the list")
+def _():
+    history, text = matching()
+    lib.refuse("sha256:10=" + "5a" * 32, "ENOENT")
+    busy(text, lib.BINARY, os.O_RDONLY, "open for reading")
+    lib.trim(text, history.total - 1)
+    os.close(os.open(lib.BINARY, os.O_RDWR))
+
+
+@test("with the guard again")
+def _():
+    lib.reload()
+    equal(lib.outcome_of(os.open, lib.BINARY, os.O_RDWR), "EBUSY", "opening for writing")
     lib.invariant()
 
 

@@ -202,7 +202,7 @@ def _():
 def _():
     history, text = matching()
     before = lib.snapshot()
-    for path in (lib.STARTING_PCRS, lib.VIOLATIONS, lib.STATUS):
+    for path in (lib.VERIFY, lib.VIOLATIONS, lib.STATUS):
         for data in (text, before[lib.STARTING_PCRS]):
             check(lib.outcome_of(lib.write, path, data) in ("EINVAL", "EACCES", "EPERM"), f"{path} can be written")
     lib.unchanged(before, "a write to another file")
