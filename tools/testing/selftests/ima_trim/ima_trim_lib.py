@@ -41,12 +41,15 @@ TPM = "/sys/class/tpm/tpm0"
 MODULE = os.environ.get("MODULE", os.path.join(HERE, "../../../..", "ima_trim.ko"))
 # What the tests of one boot leave for those that come after them.
 STATE = "/run/ima_trim"
+# Where it is, the machine is on its way down, and init leaves it to that.
+REBOOTING = "/run/rebooting"
 FILES = "/tmp/ima_trim"
 
 MEASURE_PCR = 10
 MAX_REQUEST = 16384
 NOBODY = 65534
 PR_SET_DUMPABLE = 4
+RB_AUTOBOOT = 0x01234567
 
 # The policy tells by the owner of a file which PCR its measurement extends. A TPM has no PCR 30: IMA lists such
 # a record and the extend fails.
@@ -880,6 +883,16 @@ def become_root_of_namespace():
     write("/proc/self/uid_map", f"0 {uid} 1")
     write("/proc/self/gid_map", f"0 {gid} 1")
     equal(os.getuid(), 0, "uid in the new user namespace")
+
+
+def reboot():
+    """Has the kernel reboot the machine. Does not return."""
+    with open(REBOOTING, "w", encoding="ascii"):
+        pass
+    _libc.reboot(RB_AUTOBOOT)
+    number = ctypes.get_errno()
+    os.unlink(REBOOTING)
+    raise OSError(number, f"rebooting: {os.strerror(number)}")
 
 
 def mode(path):
