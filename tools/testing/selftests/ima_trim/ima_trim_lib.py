@@ -51,6 +51,9 @@ NOBODY = 65534
 PR_SET_DUMPABLE = 4
 RB_AUTOBOOT = 0x01234567
 
+# What the kernel must never log.
+ALARMS = r"WARNING:|BUG:|Oops|Call Trace|general protection"
+
 # The policy tells by the owner of a file which PCR its measurement extends. A TPM has no PCR 30: IMA lists such
 # a record and the extend fails.
 OWNERS = {10: 1110, 11: 1111, 12: 1112, 30: 1130}
