@@ -44,6 +44,10 @@ use kernel::{
         Arc,
         Mutex, //
     },
+    time::{
+        Instant,
+        Monotonic, //
+    },
     types::ForeignOwnable,
     uaccess::{
         UserPtr,
@@ -219,7 +223,8 @@ impl<T: Files> Made<T> {
     /// As a descriptor made with `O_PATH`, which anybody can make, has it too and for as long as it
     /// likes, that is not waited for without end.
     fn wait(&self) {
-        let mut waited = 0u32;
+        let began = Instant::<Monotonic>::now();
+        let mut warned = false;
 
         loop {
             // SAFETY: We have a reference on the inode.
@@ -229,19 +234,21 @@ impl<T: Files> Made<T> {
                     ffi::ima_trim_inode_shared(self.inode.as_ptr()),
                 )
             };
+            // Not counted in sleeps: one of 2 ms takes 10 and more with the tick of most kernels.
+            let long = began.elapsed().as_nanos() >= MAX_WAIT_NS;
 
-            if !opened && (!shared || waited >= MAX_WAIT_MS) {
+            if !opened && (!shared || long) {
                 break;
             }
-            if waited == MAX_WAIT_MS {
+            if long && !warned {
                 log_warn!(
                     "a process is held up while it opens a file of the module, by fanotify perhaps: \
                      unloading waits for it"
                 );
+                warned = true;
             }
             // SAFETY: No lock is held.
             unsafe { bindings::msleep(WAIT_MS) };
-            waited = waited.saturating_add(WAIT_MS);
         }
     }
 }
@@ -249,8 +256,8 @@ impl<T: Files> Made<T> {
 /// How long a removed file is looked at again, in milliseconds.
 const WAIT_MS: u32 = 2;
 
-/// How long, in milliseconds, who only has a path to a removed file is waited for.
-const MAX_WAIT_MS: u32 = 2000;
+/// How long, in nanoseconds, who only has a path to a removed file is waited for.
+const MAX_WAIT_NS: i64 = 2_000_000_000;
 
 /// The file operations.
 struct Operations<T>(PhantomData<T>);
