@@ -101,7 +101,7 @@ def equal(found, expected, what):
         raise Failure(f"{what}: found {found!r}, expected {expected!r}")
 
 
-def main(policy=True, module=True):
+def main(policy=True, module=True, parameters=""):
     """Runs the tests of the file: the plan comes first, so that a test that is lost is noticed."""
     sys.stdout.reconfigure(line_buffering=True)
     ksft.print_header()
@@ -113,7 +113,7 @@ def main(policy=True, module=True):
         if policy:
             load_policy()
         if module and not loaded():
-            load()
+            load(parameters=parameters)
     except Exception as error:
         print(f"Bail out! setting up failed: {error}")
         ksft.exit_fail()
