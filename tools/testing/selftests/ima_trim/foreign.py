@@ -2,8 +2,15 @@
 # SPDX-License-Identifier: GPL-2.0
 """Somebody trims through the kernel's own interface, which tells nobody: from then on nothing is certain."""
 
+import os
+import time
+
 import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
+
+# Records enough for a walk that takes some time, and how often it is tried to come in between.
+MANY = 1500
+ATTEMPTS = 60
 
 
 @test("without the guard")
@@ -88,6 +95,57 @@ def _():
     equal((status["base"], status["foreign_records"]), ("verified", "0"), "base and foreign_records")
     log = lib.history()
     lib.trim(log.tokens(log.total) + f" violations={len(log.violations(log.trimmed, log.total))}", log.total)
+
+
+@test("records that go between the walk and the cut, by a descriptor stolen from the writer: refused, never cut wrong")
+def _():
+    lib.measure(MANY)
+    found = {}
+    for attempt in range(ATTEMPTS):
+        log = lib.history()
+        gone = log.trimmed
+        text = log.tokens(log.total) + f" violations={len(log.violations(gone, log.total))}"
+        fd = os.open(lib.BINARY, os.O_RDWR)
+        go, tell = os.pipe()
+        parent = os.getpid()
+
+        def thief(delay=attempt * 0.001 % 0.02):
+            os.close(fd)
+            os.read(go, 1)
+            time.sleep(delay)
+            stolen = lib.pidfd_getfd(parent, fd)
+            error = lib.outcome_of(os.write, stolen, b"1\n")
+            os.close(stolen)
+            return error
+
+        child = lib.Child(thief)
+        # The child has the descriptor until it has closed it.
+        while (warm := lib.request("sha256:10=" + "5a" * 32)).error == "EBUSY":
+            time.sleep(0.001)
+        equal(warm.error, "ENOENT", "error before")
+        os.write(tell, b"x")
+        with lib.KernelLog() as kernel:
+            outcome = lib.request(text)
+            logged = kernel.text()
+        equal(child.result(), None if outcome.error else "ENOENT", "error of the thief's own trim")
+        for each in (fd, go, tell):
+            os.close(each)
+        if not outcome.error:
+            # The thief came too late, and there was nothing left.
+            equal(outcome.records, log.total - gone, "records trimmed")
+            lib.measure(MANY)
+            continue
+        check(outcome.error in ("EUCLEAN", "EBUSY"), f"outcome {outcome}")
+        during = "removed records meanwhile" in logged
+        found[outcome.error, during] = found.get((outcome.error, during), 0) + 1
+        # What is gone is what the thief removed, and nothing else.
+        equal((lib.count(), lib.status()["foreign_records"]), (log.total - gone - 1, "1"), "records left, and removed")
+        equal(lib.restore(log.statement(gone + 1, int(lib.status()["trims"]) or 1))[0], None, "error of the restore")
+        lib.invariant()
+        if during:
+            break
+    lib.ksft.print_msg(f"outcomes, and whether it was noticed by the walk: {found}")
+    check(any(during for _, during in found), f"it never happened between walk and cut: {found}")
 
 
 @test("the guard keeps the kernel's own trim away")

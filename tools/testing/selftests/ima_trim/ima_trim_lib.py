@@ -518,6 +518,7 @@ def evmctl(records):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _FINIT_MODULE, _DELETE_MODULE = {"x86_64": (313, 176), "aarch64": (273, 106)}[platform.machine()]
+_PIDFD_GETFD = 438
 
 
 def loaded():
@@ -566,6 +567,19 @@ def reload(parameters=""):
     load(parameters=parameters)
     if Starting(text).records:
         equal(restore(text)[0], None, "error of writing starting_pcrs back")
+
+
+def pidfd_getfd(pid, fd):
+    """A descriptor of another process, as one of this."""
+    process = os.pidfd_open(pid)
+    try:
+        copy = _libc.syscall(_PIDFD_GETFD, process, fd, 0)
+        if copy < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
+        return copy
+    finally:
+        os.close(process)
 
 
 class KernelLog:
