@@ -39,7 +39,6 @@ pub(crate) use self::{
         Counters,
         Hold, //
     },
-    reclaim::Reclaimed,
 };
 
 use super::{

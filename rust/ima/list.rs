@@ -26,15 +26,17 @@ use crate::{
     replay::{
         Piece,
         Record,
-        Records,
-        PIECE, //
+        Records, //
     },
     rust::task::{
         self,
         FatalSignal, //
     },
 };
-use core::ptr::NonNull;
+use core::{
+    iter::from_fn,
+    ptr::NonNull, //
+};
 use kernel::{
     bindings::list_head,
     str::{
@@ -376,18 +378,12 @@ impl<'h> Records for Walk<'h> {
     type Error = Lost;
 
     /// Sleeps. What `step` does must be possible under `ima_extend_list_mutex`.
-    fn piece(&mut self, mut step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Lost> {
+    fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Lost> {
         task::checkpoint().map_err(|FatalSignal| Lost::Killed)?;
 
         let _stay = self.stay()?;
-        for _ in 0..PIECE {
-            match self.next() {
-                None => return Ok(Piece::Last),
-                Some(record) if step(&record) => return Ok(Piece::Stopped),
-                Some(_) => {}
-            }
-        }
-        Ok(Piece::Full)
+        let Ok(piece) = from_fn(|| self.next()).piece(step);
+        Ok(piece)
     }
 }
 

@@ -89,8 +89,10 @@ fn unlinked() -> *mut list_head {
 
 /// Whether the digest hash table is one that can be swept.
 pub(super) fn can_sweep(ima: &Ima) -> bool {
-    // SAFETY: The table is never null once IMA is initialised; it may be exchanged, but not in the
-    // time that it takes to look at its size: that would take a staged list.
+    let _list = ima.extend_list_mutex();
+    // SAFETY: The table is not null, as `Ima::new()` saw, and was allocated by `kzalloc_objs()`
+    // (`ima_alloc_replace_htable()`, `ima_queue.c`). It is exchanged under the mutex, which is held,
+    // and freed only after that.
     let size = unsafe { bindings::ksize(ima.table().cast_const().cast()) };
 
     no_table() || BUCKETS.checked_mul(size_of::<hlist_head>()) == Some(size)
@@ -190,8 +192,8 @@ impl<'i> Cut<'i> {
         done
     }
 
-    /// Calls `f` for each record, with its link, which it may change or free.
-    fn each(&self, mut f: impl FnMut(ListRecord<'i>, *mut list_head)) {
+    /// Calls `f` for each record, with its link. It may free the record.
+    fn each(&self, mut f: impl FnMut(ListRecord<'i>, Link)) {
         let mut next = self.first;
 
         for _ in 0..self.records {
@@ -204,7 +206,8 @@ impl<'i> Cut<'i> {
                 break;
             };
 
-            f(record, link);
+            // INVARIANT: By those of the cut.
+            f(record, Link(link));
             task::cond_resched();
         }
     }
@@ -214,27 +217,27 @@ impl<'i> Cut<'i> {
     fn keep(&self, done: &mut Reclaimed) {
         self.each(|record, link| {
             done.bytes = done.bytes.saturating_add(record.free_template_data());
-            poison(link);
+            link.poison();
         });
     }
 
     /// Takes the records out of the hash table, and with them all that earlier deletions left
     /// there, and frees everything.
     fn flush(&self, done: &mut Reclaimed) {
-        self.each(|_, link| mark(link, marked()));
+        self.each(|_, link| link.set(marked()));
 
         let mut sweep = Sweep::new(self.ima, 0, BUCKETS, true);
         let complete = sweep.run(done);
         grace_period();
 
         self.each(|record, link| {
-            if complete || is(link, unlinked()) {
+            if complete || link.mark() == unlinked() {
                 // SAFETY: The sweep left no reference in the table, and the lookups that may have
                 // seen one have ended.
                 done.bytes = done.bytes.saturating_add(unsafe { record.free() });
             } else {
                 done.bytes = done.bytes.saturating_add(record.free_template_data());
-                poison(link);
+                link.poison();
             }
         });
         sweep.left.each(|record, _| {
@@ -261,21 +264,22 @@ impl<'i> Cut<'i> {
                     break;
                 }
                 left = left.saturating_sub(1);
-                let link = next;
+                // INVARIANT: By those of the cut.
+                let link = Link(next);
                 // SAFETY: As in `each()`.
-                next = unsafe { (*link).next };
-                // SAFETY: As in `each()`.
-                let Some(record) = (unsafe { ListRecord::from_link(self.ima, link) }) else {
+                let Some(record) = (unsafe { ListRecord::from_link(self.ima, next) }) else {
                     left = 0;
                     break;
                 };
+                // SAFETY: As in `each()`.
+                next = unsafe { (*next).next };
 
                 if record.is_violation() {
                     violations = violations.saturating_add(1);
-                    mark(link, marked());
+                    link.set(marked());
                     continue;
                 }
-                mark(link, ptr::null_mut());
+                link.set(ptr::null_mut());
                 match Small::new(&record) {
                     Some(small) => {
                         taken = taken.saturating_add(small.size());
@@ -291,7 +295,7 @@ impl<'i> Cut<'i> {
                 let old = record.entry;
 
                 record.exchange(small);
-                mark(record.link(), old.as_ptr().cast());
+                record.link().set(old.as_ptr().cast());
             }
             done.held(since);
             drop(list);
@@ -303,8 +307,7 @@ impl<'i> Cut<'i> {
         grace_period();
 
         self.each(|record, link| {
-            // SAFETY: The link is ours.
-            let prev = unsafe { (*link).prev };
+            let prev = link.mark();
 
             if prev == unlinked() {
                 // SAFETY: The table does not refer to the record any more, and the lookups that may
@@ -320,7 +323,7 @@ impl<'i> Cut<'i> {
 
                 done.bytes = done.bytes.saturating_add(freed);
             }
-            poison(link);
+            link.poison();
         });
         done.bytes = done.bytes.saturating_sub(taken);
     }
@@ -345,22 +348,31 @@ fn grace_period() {
     unsafe { bindings::synchronize_rcu() };
 }
 
-/// Leaves a mark on a record that was cut off.
-fn mark(link: *mut list_head, mark: *mut list_head) {
-    // SAFETY: Only called with links of records of a cut, which are ours.
-    unsafe { Atomic::from_ptr(&raw mut (*link).prev) }.store(mark, Relaxed);
-}
+/// The link of a record that was cut off.
+///
+/// # Invariants
+///
+/// It is the member `later` of a record that is in no list, and nobody else uses it.
+struct Link(*mut list_head);
 
-/// Whether a record that was cut off has this mark.
-fn is(link: *mut list_head, mark: *mut list_head) -> bool {
-    // SAFETY: As above.
-    unsafe { (*link).prev == mark }
-}
+impl Link {
+    /// Leaves a mark.
+    fn set(&self, mark: *mut list_head) {
+        // SAFETY: By the invariants of the type. A sweep may be looking at it.
+        unsafe { Atomic::from_ptr(&raw mut (*self.0).prev) }.store(mark, Relaxed);
+    }
 
-/// Leaves in a link what `list_del()` leaves.
-fn poison(link: *mut list_head) {
-    // SAFETY: Only called with links of records of a cut, which are ours.
-    unsafe { ffi::ima_trim_list_poison(link) };
+    /// The mark that was left.
+    fn mark(&self) -> *mut list_head {
+        // SAFETY: By the invariants of the type.
+        unsafe { (*self.0).prev }
+    }
+
+    /// Leaves what `list_del()` leaves: the link is not ours any more.
+    fn poison(self) {
+        // SAFETY: By the invariants of the type.
+        unsafe { ffi::ima_trim_list_poison(self.0) };
+    }
 }
 
 /// A sweep over buckets of the hash table, which unlinks marked records.
@@ -504,7 +516,8 @@ impl<'i> Sweep<'i> {
         };
 
         if prev == marked() {
-            mark(link, unlinked());
+            // INVARIANT: Only records of a cut have this mark.
+            Link(link).set(unlinked());
             return true;
         }
         // SAFETY: The function only compares.
@@ -514,7 +527,8 @@ impl<'i> Sweep<'i> {
         // SAFETY: IMA's deletion has let go of the record, and it is in no list: the links are
         // free to be used.
         unsafe { (*link).next = self.left.first };
-        mark(link, unlinked());
+        // INVARIANT: As just said.
+        Link(link).set(unlinked());
         // INVARIANT: One more, linked by `next`. It will not be used before the grace period, by
         // when all that IMA's deletion wrote to it has arrived.
         self.left.first = link;
@@ -593,11 +607,14 @@ unsafe fn kfree(memory: *const u8) -> u64 {
 /// Only for records of a [`Cut`].
 impl<'r> ListRecord<'r> {
     /// The link.
-    fn link(&self) -> *mut list_head {
-        self.queue
-            .as_ptr()
-            .wrapping_add(self.ima.layout.queue_entry.later)
-            .cast()
+    fn link(&self) -> Link {
+        // INVARIANT: It is the member `later` of a record of a cut.
+        Link(
+            self.queue
+                .as_ptr()
+                .wrapping_add(self.ima.layout.queue_entry.later)
+                .cast(),
+        )
     }
 
     /// Exchanges the entry. The caller holds `ima_extend_list_mutex`.
