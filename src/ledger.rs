@@ -25,8 +25,7 @@ use crate::{
     },
     rust::ima::{
         Counters,
-        ListRecord,
-        Reclaimed, //
+        ListRecord, //
     },
 };
 use core::fmt;
@@ -337,11 +336,11 @@ impl Ledger {
         core::mem::replace(&mut self.starting, values)
     }
 
-    /// Notes memory that was given back, and for how long the mutex was held for that.
-    pub(crate) fn reclaimed(&mut self, reclaimed: &Reclaimed) {
-        self.bytes_freed = self.bytes_freed.saturating_add(reclaimed.bytes);
-        self.hold_ns_last = self.hold_ns_last.max(reclaimed.hold_ns);
-        self.hold_ns_max = self.hold_ns_max.max(reclaimed.hold_ns);
+    /// Notes memory that was given back by a request, and for how long it held the mutex at a time.
+    pub(crate) fn reclaimed(&mut self, bytes: u64, hold_ns: u64) {
+        self.bytes_freed = self.bytes_freed.saturating_add(bytes);
+        self.hold_ns_last = hold_ns;
+        self.hold_ns_max = self.hold_ns_max.max(hold_ns);
     }
 
     /// Notes what became of the evidence of a trim.

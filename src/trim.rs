@@ -525,7 +525,9 @@ impl Trimmer {
             }
             let reclaimed = self.machine.ima.reclaim_left();
 
-            self.ledger.lock().reclaimed(&reclaimed);
+            self.ledger
+                .lock()
+                .reclaimed(reclaimed.bytes, reclaimed.hold_ns);
             return Ok(found.outcome(TrimResult::Nothing, Some(reclaimed.hold_ns)));
         }
         self.require(turn, &hold, replay.seen())?;
@@ -586,7 +588,7 @@ impl Trimmer {
         let mode = self.mode(&request);
         let reclaimed = cut.reclaim(mode);
         let hold_ns = hold_ns.max(reclaimed.hold_ns);
-        self.ledger.lock().reclaimed(&reclaimed);
+        self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);
         if reclaimed.abandoned != 0 {
             log_warn!(
                 "memory of {} trimmed records is not freed: another process took the descriptor of \

@@ -544,10 +544,10 @@ def unload():
         raise OSError(number, f"unloading ima_trim: {os.strerror(number)}")
 
 
-def restore(text, fd=None):
-    """Writes to `starting_pcrs`. Gives the error, and what is read on the same descriptor afterwards."""
+def write_and_read(path, text, fd=None):
+    """Writes to a file of the module. Gives the error, and what is read on the same descriptor afterwards."""
     data = text if isinstance(text, bytes) else text.encode()
-    own = os.open(STARTING_PCRS, os.O_RDWR | os.O_CLOEXEC) if fd is None else fd
+    own = os.open(path, os.O_RDWR | os.O_CLOEXEC) if fd is None else fd
     try:
         error = None
         try:
@@ -558,6 +558,11 @@ def restore(text, fd=None):
     finally:
         if fd is None:
             os.close(own)
+
+
+def restore(text, fd=None):
+    """Writes to `starting_pcrs`. Gives the error, and what is read on the same descriptor afterwards."""
+    return write_and_read(STARTING_PCRS, text, fd)
 
 
 def reload(parameters=""):
@@ -662,18 +667,7 @@ class Outcome:
 
 def request(text, fd=None):
     """Writes a request and reads the reply on the same descriptor."""
-    data = text if isinstance(text, bytes) else text.encode()
-    own = os.open(TRIM, os.O_RDWR | os.O_CLOEXEC) if fd is None else fd
-    try:
-        error = None
-        try:
-            equal(os.write(own, data), len(data), "bytes written")
-        except OSError as failure:
-            error = error_name(failure.errno)
-        return Outcome(error, read_fd(own))
-    finally:
-        if fd is None:
-            os.close(own)
+    return Outcome(*write_and_read(TRIM, text, fd))
 
 
 def snapshot():

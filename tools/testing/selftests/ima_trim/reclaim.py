@@ -73,6 +73,7 @@ def flush():
     log = lib.history()
     outcome = lib.request(log.tokens(log.trimmed) + " flush")
     equal((outcome.error, outcome.result, outcome.records), (None, "nothing", 0), "outcome")
+    equal(lib.status()["hold_ns_last"], outcome.fields["hold_ns"], "hold_ns_last")
     now = lib.status()
     for key in ("records", "records_trimmed", "trims", "violations_trimmed", "measured"):
         equal(now[key], before[key], key)
