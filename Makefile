@@ -11,7 +11,7 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
-.PHONY: modules install kdir demo test shell lint update clean distclean help
+.PHONY: modules install kdir demo test test-debug shell lint update clean distclean help
 
 modules:
 	@$(VM)/check-tree '$(KDIR)'
@@ -34,8 +34,11 @@ demo:
 test:
 	@$(ENTER) $(VM)/test.py $(T)
 
+test-debug:
+	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(T)
+
 shell:
-	@$(ENTER) $(VM)/vm.py --name shell
+	@$(ENTER) $(VM)/vm.py --name shell $(if $(KERNEL),--debug $(KERNEL) --memory 2048)
 
 lint:
 	@$(ENTER) $(VM)/lint
@@ -60,6 +63,7 @@ help:
 	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
 	@echo '  make test          run all tests, or T=host or T=<scenario> alone'
+	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
 	@echo '  make shell         an interactive guest with the module loaded'
 	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
 	@echo '  make update        look for a newer kernel now, not after a day'

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs the tests: the host's with cargo, and the selftests in one guest for each scenario.
 
-    test.py [name]         all of them, or the scenario of that name, or "host"
+    test.py [--debug kernel]... [name]
 
-Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+All of them, or the scenario of that name, or "host". With --debug it is the scenarios alone, on each of the debug kernels
+named (see the directory debug) in place of the stock kernel. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
+import argparse
 import concurrent.futures
 import os
 import re
@@ -21,6 +23,11 @@ TESTING = vm.HERE.parent
 SELFTESTS = TESTING / "selftests" / "ima_trim"
 # How long cargo may take, with the download and the build of what the tests need.
 HOST_LIMIT = 600
+# What scenarios call the kernel of the distribution.
+STOCK = "stock"
+# How much longer a debug kernel takes, and how much more memory.
+DEBUG_SLOWER = 4
+DEBUG_MEMORY = 2048
 
 
 class Tally:
@@ -78,8 +85,8 @@ def judge_tap(text, status):
     return passed, problems
 
 
-def read_scenarios():
-    """The guests to boot: see the head of the file."""
+def read_scenarios(kernel):
+    """The guests to boot with the kernel of that name: see the head of the file."""
     path = SELFTESTS / "scenarios"
     scenarios = []
     try:
@@ -90,17 +97,25 @@ def read_scenarios():
         if not line.strip() or line.startswith("#"):
             continue
         fields = [field.strip() for field in line.split("|")]
-        if len(fields) != 5 or not fields[3].isdigit() or not fields[4]:
-            raise vm.Failure(f"{path}:{number}: not 'name | kernel arguments | tpm | seconds | test files': {line}")
-        name, append, tpm, limit, tests = fields
+        if len(fields) != 6 or not fields[4].isdigit() or not fields[5]:
+            raise vm.Failure(
+                f"{path}:{number}: not 'name | kernels | kernel arguments | tpm | seconds | test files': {line}")
+        name, kernels, append, tpm, limit, tests = fields
         missing = [test for test in tests.split() if not os.access(SELFTESTS / test, os.X_OK)]
         if missing:
             raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
-        scenarios.append(vm.Job(
-            name, "tests", append=append, tpm=tpm, limit=int(limit), tests=tests.split(),
+        if kernels != "all" and kernel not in kernels.split():
+            continue
+        limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER)
+        job = vm.Job(
+            name, "tests", append=append, tpm=tpm, limit=limit, tests=tests.split(),
             # A test that hangs leaves some time to those after it.
-            test_limit=max(20, int(limit) * 4 // 5), directory="/harness/selftests/ima_trim",
-        ))
+            test_limit=max(20, limit * 4 // 5), directory="/harness/selftests/ima_trim",
+        )
+        if kernel != STOCK:
+            job.name = f"{kernel}-{name}"
+            job.memory = DEBUG_MEMORY
+        scenarios.append(job)
     return scenarios
 
 
@@ -161,32 +176,41 @@ def run_guest(tally, job, kernel, image):
 
 
 def main():
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    scenarios = read_scenarios() if name != "host" else []
-    known = " ".join(job.name for job in scenarios)
-    scenarios = [job for job in scenarios if name in ("", job.name)]
-    if name not in ("", "host") and not scenarios:
-        raise vm.Failure(f"no tests are called {name}; there are: host {known}")
+    parser = argparse.ArgumentParser(description="runs the tests")
+    parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, or host")
+    arguments = parser.parse_args()
+    kernels = arguments.debug or [STOCK]
+    host = arguments.name in ("", "host") and not arguments.debug
+    scenarios = {kernel: read_scenarios(kernel) for kernel in kernels}
+    known = sorted({job.name for jobs in scenarios.values() for job in jobs})
+    for kernel, jobs in scenarios.items():
+        names = ("", arguments.name, f"{kernel}-{arguments.name}")
+        scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
+    if not host and not any(scenarios.values()):
+        raise vm.Failure(f"no tests are called {arguments.name}; there are: host {' '.join(known)}")
 
-    kernel, image = vm.kernel_and_image()
-    vm.step(f"testing with Linux {(kernel / 'release').read_text().strip()}")
+    image = vm.get_image()
     tally = Tally()
     # Two at a time: a guest's two processors are seldom both busy.
     with concurrent.futures.ThreadPoolExecutor(max_workers=2) as pool:
-        jobs = []
-        if name in ("", "host"):
-            jobs.append(pool.submit(run_host, tally, kernel))
-        if scenarios:
+        running = []
+        for name, jobs in scenarios.items():
+            kernel = vm.get_kernel(None if name == STOCK else name)
+            vm.step(f"testing with Linux {(kernel / 'release').read_text().strip()}")
+            if host:
+                running.append(pool.submit(run_host, tally, kernel))
+            if not jobs:
+                continue
             module = vm.build_module(kernel)
-            for job in scenarios:
-                job.module = module
-                job.files = vm.selftest_files(kernel)
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
-            for job in sorted(scenarios, key=lambda job: -job.limit):
-                jobs.append(pool.submit(run_guest, tally, job, kernel, image))
-        for job in concurrent.futures.as_completed(jobs):
+            for job in sorted(jobs, key=lambda job: -job.limit):
+                job.module = module
+                job.files = vm.selftest_files(kernel)
+                running.append(pool.submit(run_guest, tally, job, kernel, image))
+        for job in concurrent.futures.as_completed(running):
             job.result()
     vm.step("done")
     sys.stderr.flush()

@@ -327,23 +327,27 @@ def report_failure(result):
         print("---", file=sys.stderr, flush=True)
 
 
-def kernel_and_image():
-    """The current kernel and the initramfs, made where they are missing."""
-    paths = []
-    for script in ("kernel", "image"):
-        done = subprocess.run([HERE / script], stdout=subprocess.PIPE, text=True, check=False)
-        if done.returncode:
-            sys.exit(f"error: {HERE / script} failed (status {done.returncode}), see above")
-        paths.append(Path(done.stdout.strip()))
-    return paths
+def made_by(*command):
+    """The path that a script of the harness prints of what it made."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"error: {command[0]} failed (status {done.returncode}), see above")
+    return Path(done.stdout.strip())
+
+
+def get_kernel(debug=None):
+    """The suite's current kernel, or the debug kernel of that name, made where it is missing."""
+    return made_by(HERE / "kernel", *(["--debug", debug] if debug else []))
+
+
+def get_image():
+    """The initramfs, made where it is missing."""
+    return made_by(HERE / "image")
 
 
 def build_module(kernel, *arguments):
     """The module for that kernel, built where it is not up to date."""
-    done = subprocess.run([HERE / "module", kernel, *arguments], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"error: {HERE / 'module'} failed (status {done.returncode}), see above")
-    return Path(done.stdout.strip())
+    return made_by(HERE / "module", kernel, *arguments)
 
 
 def selftest_files(kernel):
@@ -359,6 +363,7 @@ def selftest_files(kernel):
 def main():
     parser = argparse.ArgumentParser(description="boots one guest")
     parser.add_argument("--name", default="run", help="names the directory of the guest's logs")
+    parser.add_argument("--debug", metavar="NAME", help="the debug kernel of that name, see the directory debug")
     parser.add_argument("--append", default="", help="more of the kernel's command line")
     parser.add_argument("--tpm", default="yes", help="yes, no, or the active banks, comma-separated")
     parser.add_argument("--cpus", type=int, default=2)
@@ -373,7 +378,7 @@ def main():
 
     if not arguments.script and not arguments.prepare and not sys.stdin.isatty():
         sys.exit("error: an interactive guest needs a terminal; name a script to run one without")
-    kernel, image = kernel_and_image()
+    kernel, image = get_kernel(arguments.debug), get_image()
     if arguments.prepare:
         step(f"ready for Linux {(kernel / 'release').read_text().strip()}")
         return 0
