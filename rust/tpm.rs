@@ -78,8 +78,8 @@ impl Chip {
 
     /// The value of a PCR in the bank of the algorithm `alg_id`.
     ///
-    /// Takes the chip's locks and sleeps. What the TPM itself answers other than success, and
-    /// whatever else goes wrong, is `EIO`.
+    /// Takes the chip's locks and sleeps. `ENOMEM` if there is no memory for the command; what the
+    /// TPM itself answers other than success, and whatever else goes wrong, is `EIO`.
     pub(crate) fn read(&self, bank: &Bank, alg_id: u16, pcr: Pcr) -> Result<Value> {
         let mut value: Value = [0; crate::bank::MAX_DIGEST];
 
@@ -97,10 +97,11 @@ impl Chip {
                 bank.size,
             )
         };
-        if ret == 0 {
-            Ok(value)
-        } else {
-            Err(EIO)
+        // A positive number is an answer of the TPM.
+        match ret {
+            0 => Ok(value),
+            ret if ret == ENOMEM.to_errno() => Err(ENOMEM),
+            _ => Err(EIO),
         }
     }
 }

@@ -133,7 +133,10 @@ pub(crate) fn verify(
     let pcrs = wanted.union(replay.seen());
     for pcr in pcrs.iter() {
         for (bank, info) in banks.iter() {
-            let value = machine.read_pcr(bank, pcr).map_err(|_| {
+            let value = machine.read_pcr(bank, pcr).map_err(|error| {
+                if error == ENOMEM {
+                    return Undecided::NoMemory;
+                }
                 let name = info.name;
 
                 log_err!("TPM does not give the value of {name}:{pcr}; see its driver's messages");

@@ -215,7 +215,8 @@ impl Machine {
         }
     }
 
-    /// The value that a PCR of the TPM has in a bank. `EIO` if the TPM does not answer.
+    /// The value that a PCR of the TPM has in a bank. `EIO` if the TPM does not answer,
+    /// `ENOMEM`.
     pub(crate) fn read_pcr(&self, bank: usize, pcr: Pcr) -> Result<Value> {
         let info = self.banks.get(bank).ok_or(EINVAL)?;
         let alg_id = self.alg_ids.get(bank).ok_or(EINVAL)?;

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Memory that runs out: every allocation that is made for the module fails once.
+
+Needs a kernel with CONFIG_FAILSLAB, CONFIG_FAULT_INJECTION_DEBUG_FS and CONFIG_FAULT_INJECTION_STACKTRACE_FILTER. Only
+allocations that a given function is an ancestor of are counted and fail: those of the module, and those that IMA, the
+TPM's driver and the audit make on its behalf.
+"""
+
+import itertools
+import os
+import re
+
+import ima_trim_lib as lib
+from ima_trim_lib import cases, check, equal, test
+
+lib.POLICY += "measure func=CRITICAL_DATA label=ima_trim\n"
+
+FAILSLAB = "/sys/kernel/debug/failslab"
+# More allocations than this are not made by any call here. Loading makes the most.
+MOST = 400
+
+
+def function_range(name):
+    """Where the code of a function of the kernel begins and ends."""
+    symbols = [line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[" not in line]
+    begin = next(int(address, 16) for address, _, symbol in symbols if symbol == name)
+    return begin, min(int(address, 16) for address, _, _ in symbols if int(address, 16) > begin)
+
+
+def faults_below(begin, end):
+    """Lets only those allocations fail that are made by code in a range of addresses or by what it calls."""
+    # IMA goes on when it cannot extend the PCRs, for whatever it measures, and nothing replays to the TPM after that.
+    reject = function_range("tpm_pcr_extend")
+    # An allocation that may wait for memory can fail as well. What fails is known here, the log need not have it.
+    for name, value in (("ignore-gfp-wait", "N"), ("verbose", "0"), ("stacktrace-depth", "32"),
+                        ("require-start", f"{begin:#x}"), ("require-end", f"{end:#x}"),
+                        ("reject-start", f"{reject[0]:#x}"), ("reject-end", f"{reject[1]:#x}")):
+        lib.write(f"{FAILSLAB}/{name}", value)
+
+
+def faults_of_module():
+    """Lets only allocations fail that are made for the module, which is loaded."""
+    fields = re.search(r"^ima_trim (\d+) .* (0x[0-9a-f]+)", lib.read("/proc/modules").decode(), re.M)
+    begin = int(fields[2], 16)
+    faults_below(begin, begin + int(fields[1]))
+
+
+def faults_of_loading():
+    """Lets only allocations fail that are made by a module's own initialisation."""
+    faults_below(*function_range("do_one_initcall"))
+
+
+def with_fault(number, function, *arguments):
+    """Calls a function while the allocation of this number fails. Gives its error, its value and whether it got there."""
+    fd = os.open("/proc/thread-self/fail-nth", os.O_RDWR | os.O_CLOEXEC)
+    error = value = None
+    try:
+        os.write(fd, b"%d" % number)
+        try:
+            value = function(*arguments)
+        except OSError as failure:
+            error = lib.error_name(failure.errno)
+        left = int(os.pread(fd, 16, 0))
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+    return error, value, left == 0
+
+
+def each_fault(prepare, call, nothing, complete):
+    """Makes a call again and again, and has the first allocation fail in the first, the second in the second, until all
+    went well. A call that fails must fail with ENOMEM and have changed nothing, which `nothing` checks; one that does
+    not must have done everything, which `complete` checks."""
+    failed = survived = 0
+    arguments = prepare()
+    for number in itertools.count(1):
+        check(number < MOST, f"more than {MOST} allocations")
+        error, value, hit = with_fault(number, call, *arguments)
+        if error:
+            equal((error, hit), ("ENOMEM", True), f"error when allocation {number} fails, and whether one failed")
+            nothing(f"allocation {number} failing")
+            failed += 1
+            continue
+        complete(value, *arguments)
+        if not hit:
+            break
+        survived += 1
+        arguments = prepare()
+    lib.ksft.print_msg(f"{failed + survived} allocations: {failed} times ENOMEM, {survived} times done all the same")
+    check(failed, "no allocation failed")
+    return failed, survived
+
+
+@test("only what is allocated for the module fails")
+def _():
+    faults_of_module()
+    equal(with_fault(1, lib.read, f"{lib.IMA}/violations")[2], False, "whether a read of IMA's had a fault")
+
+
+def fill():
+    """Appends records to be trimmed, of two PCRs and with both kinds of violations. Gives their end and a request."""
+    lib.measure(2)
+    lib.measure(1, 11)
+    lib.violate_tomtou()
+    lib.violate_open_writers()
+    log = lib.history()
+    log.sync()
+    return log.total, log.tokens(log.total) + f" violations={len(log.violations(log.trimmed, log.total))}"
+
+
+@cases("trims", [(options, options) for options in ("keep", "compact", "flush", "keep dry-run")])
+def _(options):
+    before = None
+    # A dry run leaves what it was for.
+    total, text = fill()
+    fd = os.open(lib.TRIM, os.O_RDWR | os.O_CLOEXEC)
+
+    def prepare():
+        nonlocal before, total, text
+        if lib.look()[0].records == total:
+            total, text = fill()
+        before = lib.snapshot()
+        return ()
+
+    def nothing(what):
+        lib.unchanged(before, what)
+        check(b"errno=ENOMEM" in lib.read(lib.TRIM), "the reply does not say errno=ENOMEM")
+
+    def complete(_):
+        reply = lib.pairs(os.pread(fd, 4096, 0))
+        if "dry-run" in options:
+            equal(reply["result"], "dry-run", "result")
+            lib.unchanged(before, "a dry run")
+        else:
+            equal((reply["result"], lib.look()[0].records), ("trimmed", total), "result and records_trimmed")
+        lib.invariant()
+
+    try:
+        each_fault(prepare, lambda: os.write(fd, f"{text} {options}".encode()), nothing, complete)
+    finally:
+        os.close(fd)
+
+
+@test("a trim whose evidence could not be left is counted as such")
+def _():
+    status = lib.status()
+    check(int(status["evidence_failed"]) > 0, f"evidence_failed={status['evidence_failed']} after all that")
+    check(int(status["measured"]) > 0, f"measured={status['measured']}")
+
+
+@cases("reading", [(name, path) for name, path in (
+    ("trim", lib.TRIM), ("starting_pcrs", lib.STARTING_PCRS), ("verify", lib.VERIFY),
+    ("violations", lib.VIOLATIONS), ("status", lib.STATUS))])
+def _(path):
+    before = lib.snapshot()
+    expected = lib.read(path)
+
+    def complete(value):
+        equal(value, expected, "what was read")
+
+    each_fault(lambda: (), lambda: lib.read(path), lambda what: lib.unchanged(before, what), complete)
+
+
+@test("restoring the starting values")
+def _():
+    text = lib.read(lib.STARTING_PCRS)
+    before = None
+
+    def prepare():
+        nonlocal before
+        lib.unload()
+        lib.load()
+        faults_of_module()
+        before = lib.snapshot()
+        return (os.open(lib.STARTING_PCRS, os.O_RDWR | os.O_CLOEXEC),)
+
+    def complete(_, fd):
+        os.close(fd)
+        equal(lib.read(lib.STARTING_PCRS), text, "starting_pcrs")
+        equal(lib.status()["base"], "verified", "base")
+
+    each_fault(prepare, lambda fd: os.write(fd, text), lambda what: lib.unchanged(before, what), complete)
+    lib.invariant()
+
+
+@test("loading")
+def _():
+    text = lib.read(lib.STARTING_PCRS)
+    lib.unload()
+    lists = {path: lib.read(path) for path in lib.list_files()}
+    faults_of_loading()
+
+    def nothing(what):
+        check(not lib.loaded() and not os.path.exists(lib.DIRECTORY), f"with {what} something of the module is there")
+        for path, data in lists.items():
+            check(lib.read(path) == data, f"{what} changed {path}")
+
+    def complete(_):
+        equal(lib.status()["base"], "unknown", "base")
+        lib.unload()
+
+    each_fault(lambda: (), lib.load, nothing, complete)
+    lib.load()
+    equal(lib.restore(text)[0], None, "error of restoring")
+    faults_of_module()
+
+
+@test("after all that a trim without faults, and the records match the TPM")
+def _():
+    lib.clear()
+    lib.measure()
+    equal(lib.evmctl(lib.history().records), 0, "exit status")
+
+
+lib.main()
