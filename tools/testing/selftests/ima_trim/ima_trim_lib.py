@@ -361,10 +361,14 @@ def replay(values, records):
 
 
 def predict(path):
-    """The record that measuring a file of new_file() will append, with the template ima-sig."""
-    digest = b"sha256:\0" + hashlib.sha256(path.encode()).digest()
-    data = b"".join(struct.pack("=I", len(field)) + field for field in (digest, path.encode() + b"\0", b""))
-    return Record(b"", MEASURE_PCR, hashlib.sha1(data).digest(), b"ima-sig", data)
+    """The record that measuring a file of new_file() will append, of the template and hash that the first one has."""
+    first = history().records[0]
+    (size,) = struct.unpack_from("=I", first.data)
+    algorithm = first.data[4:4 + size].split(b":")[0]
+    digest = algorithm + b":\0" + hashlib.new(algorithm.decode(), path.encode()).digest()
+    fields = [digest, path.encode() + b"\0"] + {b"ima-ng": [], b"ima-sig": [b""]}[first.template]
+    data = b"".join(struct.pack("=I", len(field)) + field for field in fields)
+    return Record(b"", MEASURE_PCR, hashlib.sha1(data).digest(), first.template, data)
 
 
 class Starting:
