@@ -103,6 +103,7 @@ def _(mode):
     ("of what would trim records", lambda history: history.tokens(history.total)),
 ])
 def _(make):
+    known = lib.has_htable()
     lib.clear()
     path = lib.new_file(name="flushed", content=b"once")
     lib.measure_file(path)
@@ -117,11 +118,13 @@ def _(make):
         lib.unchanged(before, "a dry run with flush")
     os.unlink(path)
     lib.measure_file(lib.new_file(name="flushed", content=b"once"))
-    equal(lib.count(), 3, "records after the same content was measured again")
+    equal(lib.count(), 3 if known else 4, "records after the same content was measured again")
     # The twin: the same request, not as a dry run.
     freed = int(lib.status()["bytes_freed"])
     equal(lib.request(make(history) + " flush").error, None, "error of the request itself")
-    check(int(lib.status()["bytes_freed"]) > freed, "the flush gave nothing back")
+    # Where no record is kept for the hash table, what was trimmed before has left nothing.
+    if known or outcome.records:
+        check(int(lib.status()["bytes_freed"]) > freed, "the flush gave nothing back")
     left = lib.count()
     os.unlink(path)
     lib.measure_file(lib.new_file(name="flushed", content=b"once"))

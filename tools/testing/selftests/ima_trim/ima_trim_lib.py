@@ -360,6 +360,26 @@ def replay(values, records):
     return values
 
 
+def template():
+    """The name of the template of this machine's records."""
+    return history().records[0].template.decode()
+
+
+@functools.cache
+def has_htable():
+    """Whether IMA knows a record that it has and does not append it again: not with CONFIG_IMA_DISABLE_HTABLE.
+
+    Appends two records, or three.
+    """
+    measure()
+    before = count()
+    for _ in range(2):
+        path = new_file(name="known", content=b"known")
+        measure_file(path)
+        os.unlink(path)
+    return count() == before + 1
+
+
 def predict(path):
     """The record that measuring a file of new_file() will append, of the template and hash that the first one has."""
     first = history().records[0]

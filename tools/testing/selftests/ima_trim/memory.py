@@ -23,8 +23,8 @@ def _():
     check(grown[0] < grown[1] < grown[2], f"bytes given back by 1, 10 and 50 records: {grown}")
 
 
-@test("the slab caches show that template data is given back")
-def _():
+def test_slab():
+    """The kernel's own statistics, where it has them (CONFIG_SLUB_DEBUG)."""
     def template_data():
         # kmalloc-64 has the digest of a record; there may be variants of it for random placement. What is freed stays
         # with the CPUs and counts as used until the caches are shrunk.
@@ -48,8 +48,14 @@ def _():
     check(before - after > 300, f"kmalloc-64 had {before} objects and has {after} after the trim of 400 records")
 
 
-@test("a file measured before the trim is not measured again")
+if os.path.exists("/proc/slabinfo"):
+    test("the slab caches show that template data is given back")(test_slab)
+
+
+@test("a file measured before the trim is not measured again, where IMA knows its records")
 def _():
+    again = int(not lib.has_htable())
+    lib.clear()
     lib.measure()
     path = lib.new_file(name="same", content=b"same")
     before = lib.count()
@@ -59,10 +65,10 @@ def _():
     # A new inode, so that it is the digest that IMA recognises and not the inode.
     os.unlink(path)
     lib.measure_file(lib.new_file(name="same", content=b"same"))
-    equal(lib.count(), 0, "records after the trim and a second measurement of the same")
+    equal(lib.count(), again, "records after the trim and a second measurement of the same")
     os.unlink(path)
     lib.measure_file(lib.new_file(name="same", content=b"other"))
-    equal(lib.count(), 1, "records after the measurement of another content")
+    equal(lib.count(), again + 1, "records after the measurement of another content")
     lib.lists_agree()
     lib.invariant()
 

@@ -38,7 +38,7 @@ def _(violate, which):
               "what would have been trimmed")
     before = lines()
     lib.trim(text + " violations=1", history.total)
-    equal(lines(), before + [f"{at + 1 + which} 10 ima-sig {escape(path.encode())}"], "the file violations")
+    equal(lines(), before + [f"{at + 1 + which} 10 {lib.template()} {escape(path.encode())}"], "the file violations")
 
 
 @cases("before the violation none is stated", KINDS)
@@ -118,7 +118,7 @@ def _(name):
     hint = history.records[at].hint
     equal(hint, f"{lib.FILES}/{name}".replace(" ", "_").encode(), "name in the record")
     lib.trim(history.tokens(history.total) + " violations=1", history.total)
-    equal(lines()[-1], f"{at + 1} 10 ima-sig {escape(hint)}", "last line of the file violations")
+    equal(lines()[-1], f"{at + 1} 10 {lib.template()} {escape(hint)}", "last line of the file violations")
 
 
 @test("the file violations lists all that were trimmed since boot, by their absolute numbers")
