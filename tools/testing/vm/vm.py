@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -32,6 +33,9 @@ ALARM = re.compile(
     r"|UBSAN:|KASAN:|KCSAN:|kmemleak: \d+ new|refcount_t:|list_(add|del) corruption|slab-use-after-free"
     r"|segfault at|traps: .* trap "
 )
+
+# A line by which a guest has its TPM stopped for some seconds, or ended.
+ORDER = re.compile(r"^# swtpm: (?:(end)|stop (\d+))\n", re.M)
 
 
 def step(text):
@@ -186,6 +190,18 @@ def start_tpm(job, directory):
     ]
 
 
+def obey(tpm, text):
+    """Does to the software TPM what the guest asks for in this piece of its output."""
+    for end, seconds in ORDER.findall(text):
+        if end:
+            tpm.kill()
+        else:
+            tpm.send_signal(signal.SIGSTOP)
+            timer = threading.Timer(int(seconds), tpm.send_signal, (signal.SIGCONT,))
+            timer.daemon = True
+            timer.start()
+
+
 def machine(accelerator, cpus, memory):
     """QEMU's options for a machine with nothing but what a guest needs."""
     return [
@@ -275,13 +291,15 @@ def boot(job, kernel, image):
                 process.wait(0.1)
             except subprocess.TimeoutExpired:
                 pass
-            if job.on_output:
-                text = read(directory / "output")
-                # Whole lines only: the rest comes with the next look.
-                end = text.rfind("\n") + 1
-                if end > shown:
+            text = read(directory / "output")
+            # Whole lines only: the rest comes with the next look.
+            end = text.rfind("\n") + 1
+            if end > shown:
+                if tpm:
+                    obey(tpm, text[shown:end])
+                if job.on_output:
                     job.on_output(text[shown:end])
-                    shown = end
+                shown = end
             if process.returncode is not None:
                 break
             if not quiet and time.time() > began + job.limit:
