@@ -101,14 +101,15 @@ def read_scenarios(kernel):
             raise vm.Failure(
                 f"{path}:{number}: not 'name | kernels | kernel arguments | tpm | seconds | test files': {line}")
         name, kernels, append, tpm, limit, tests = fields
-        missing = [test for test in tests.split() if not os.access(SELFTESTS / test, os.X_OK)]
+        tests, _, after_kexec = (part.split() for part in f" {tests} ".partition(" kexec "))
+        missing = [test for test in tests + after_kexec if not os.access(SELFTESTS / test, os.X_OK)]
         if missing:
             raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
         if kernels != "all" and kernel not in kernels.split():
             continue
         limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER)
         job = vm.Job(
-            name, "tests", append=append, tpm=tpm, limit=limit, tests=tests.split(),
+            name, "tests", append=append, tpm=tpm, limit=limit, tests=tests, tests_after_kexec=after_kexec,
             # A test that hangs leaves some time to those after it.
             test_limit=max(20, limit * 4 // 5), directory="/harness/selftests/ima_trim",
         )
@@ -164,7 +165,7 @@ def run_guest(tally, job, kernel, image):
             left.discard(match[1])
             tally.add(f"{job.name}: {match[1]}", passed, problems, section)
 
-    left = set(job.tests)
+    left = set(job.tests + job.tests_after_kexec)
     job.on_output = on_output
     try:
         result = vm.boot(job, kernel, image)

@@ -80,6 +80,8 @@ class Job:
         self.limit = 120
         # Files to run, relative to `directory`, a path in the guest.
         self.tests = []
+        # Those that run after a kexec; the others have to load the next kernel, from /harness/kexec.
+        self.tests_after_kexec = []
         self.test_limit = 120
         self.directory = "/harness"
         # Host directories or files to bring into the guest: (host path, path below /harness).
@@ -120,13 +122,16 @@ def read(path):
         return ""
 
 
-def make_overlay(job, directory):
+def make_overlay(job, kernel, image, directory):
     """Packs the job's own files as a second initramfs, which the kernel unpacks over the first."""
     tree = directory / "overlay"
     harness = tree / "harness"
     harness.mkdir(parents=True)
     shutil.copy(HERE / "init", tree / "init")
-    for source, target in job.files:
+    files = list(job.files)
+    if job.tests_after_kexec:
+        files += [(kernel / "vmlinuz", "kexec/vmlinuz"), (image, "kexec/image")]
+    for source, target in files:
         target = harness / target
         target.parent.mkdir(parents=True, exist_ok=True)
         if Path(source).is_dir():
@@ -145,6 +150,7 @@ def make_overlay(job, directory):
         "MODULE": "/harness/ima_trim.ko",
         "SCRIPT": job.tests[0] if job.action == "script" else "",
         "TESTS": " ".join(job.tests),
+        "TESTS_AFTER_KEXEC": " ".join(job.tests_after_kexec),
         "TEST_TIMEOUT": str(job.test_limit),
     }
     (harness / "bashrc").write_text(BASHRC)
@@ -255,7 +261,7 @@ def boot(job, kernel, image):
     directory.mkdir(parents=True)
     # Paths of sockets are limited to about a hundred bytes.
     scratch = Path(tempfile.mkdtemp(prefix="guest-"))
-    overlay = make_overlay(job, directory)
+    overlay = make_overlay(job, kernel, image, directory)
     initrd = scratch / "initrd"
     with open(initrd, "wb") as output:
         for part in (image, overlay):

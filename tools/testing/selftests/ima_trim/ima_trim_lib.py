@@ -37,10 +37,16 @@ STATUS = DIRECTORY + "/status"
 VERIFY = DIRECTORY + "/verify"
 BINARY = IMA + "/binary_runtime_measurements"
 ASCII = IMA + "/ascii_runtime_measurements"
+# Only with CONFIG_IMA_STAGING.
+STAGED = BINARY + "_staged"
 TPM = "/sys/class/tpm/tpm0"
 MODULE = os.environ.get("MODULE", os.path.join(HERE, "../../../..", "ima_trim.ko"))
 # What the tests of one boot leave for those that come after them.
 STATE = "/run/ima_trim"
+# What they leave for those after a kexec, there.
+CARRIED = "/harness/carried"
+# Records that are measured before a kexec when others are staged.
+MEASURED_LATE = 2
 # Where it is, the machine is on its way down, and init leaves it to that.
 REBOOTING = "/run/rebooting"
 FILES = "/tmp/ima_trim"
@@ -928,6 +934,42 @@ def reboot():
     number = ctypes.get_errno()
     os.unlink(REBOOTING)
     raise OSError(number, f"rebooting: {os.strerror(number)}")
+
+
+def carries_lists():
+    """Whether a kexec carries the measurement list over to the next kernel: with CONFIG_IMA_KEXEC."""
+    return b" ima_add_kexec_buffer\n" in read("/proc/kallsyms")
+
+
+def load_kexec(carried):
+    """Loads this kernel for a kexec, with the tests that the harness wants to run there and with some files for them.
+
+    `carried` has the files' contents by name.
+    """
+    harness = os.path.dirname(CARRIED)
+    os.makedirs(CARRIED, exist_ok=True)
+    for name, content in carried.items():
+        with open(os.path.join(CARRIED, name), "wb") as file:
+            file.write(content)
+    with open(os.path.join(harness, "job"), "a", encoding="utf-8") as file:
+        file.write('export TESTS=$TESTS_AFTER_KEXEC TESTS_AFTER_KEXEC=\n')
+    initrd = os.path.join(harness, "kexec", "initrd")
+    with open(os.path.join(harness, "kexec", "image"), "rb") as image, open(initrd, "wb") as file:
+        while part := image.read(1 << 20):
+            file.write(part)
+        file.write(b"\0" * (-file.tell() % 4))
+        file.flush()
+        names = ["/init"]
+        for directory, directories, files in os.walk(harness):
+            names += [directory] + [os.path.join(directory, name) for name in files]
+            if directory == harness:
+                directories.remove("kexec")
+        subprocess.run(
+            ["cpio", "--quiet", "--create", "--format=newc"], cwd="/", stdout=file, check=True,
+            input="".join(name.lstrip("/") + "\n" for name in names).encode())
+    subprocess.run(
+        ["kexec", "--load", "--kexec-file-syscall", "--reuse-cmdline", f"--initrd={initrd}",
+         os.path.join(harness, "kexec", "vmlinuz")], stdout=subprocess.DEVNULL, check=True)
 
 
 def mode(path):

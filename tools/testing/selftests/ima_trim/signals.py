@@ -4,6 +4,7 @@
 
 import os
 import signal
+import statistics
 import time
 
 import ima_trim_lib as lib
@@ -29,27 +30,33 @@ def _():
     equal(lib.count(), before + MANY, "records")
 
 
-@test("a fatal signal during the replay: EINTR, at once, and nothing changed")
+@test("a fatal signal during the replay: EINTR, within 100 ms, and nothing changed")
 def _():
     began = time.monotonic()
     equal(lib.request(NOWHERE).error, "ENOENT", "error")
     whole = time.monotonic() - began
     before = lib.snapshot()
-    slowest = 0
-    for attempt in range(40):
+    deaths = []
+    for attempt in range(80):
         child = lib.Child(lambda: lib.write(lib.TRIM, NOWHERE))
         # Somewhere in the replay, a little later each time.
         time.sleep(whole * (0.2 + (attempt % 8) / 10))
         os.kill(child.pid, signal.SIGKILL)
         began = time.monotonic()
         state = child.reap()
-        slowest = max(slowest, time.monotonic() - began)
+        took = time.monotonic() - began
+        # The file has the reply of the last request: of this one, if it had begun and had not ended.
         if os.WIFSIGNALED(state) and b"errno=EINTR" in lib.read(lib.TRIM):
-            break
-    else:
-        raise lib.Failure("no signal hit a replay in 40 attempts")
+            deaths.append(took)
+            if len(deaths) == 7:
+                break
+            equal(lib.request(NOWHERE).error, "ENOENT", "error")
+    lib.ksft.print_msg(f"a replay of {whole:.3f} s; until a killed one had ended: {[round(took, 3) for took in deaths]} s")
+    equal(len(deaths), 7, "signals that hit a replay in 80 attempts")
     lib.unchanged(before, "an interrupted replay")
-    check(slowest < max(whole / 2, 0.5), f"{slowest:.3f} s to die, in a replay of {whole:.3f} s")
+    # What a busy host takes from a guest falls on some of them. A replay that is not long tells less.
+    limit = min(0.1, whole / 3)
+    check(statistics.median(deaths) < limit, f"half of the replays took longer than {limit:.3f} s to end: {deaths}")
 
 
 @test("a fatal signal during the replay of a request that would trim")

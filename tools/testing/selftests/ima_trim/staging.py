@@ -7,22 +7,21 @@ import os
 import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
 
-STAGED = lib.BINARY + "_staged"
-FILES = (lib.BINARY, lib.ASCII, STAGED)
+FILES = (lib.BINARY, lib.ASCII, lib.STAGED)
 
 
 def stage():
     """Stages all records, as an agent that does without the module would. Gives their number."""
     live = lib.count()
-    lib.write(STAGED, "A\n")
-    equal((len(lib.parse(lib.read(STAGED))), lib.read(lib.BINARY)), (live, b""), "records staged, and those left")
+    lib.write(lib.STAGED, "A\n")
+    equal((len(lib.parse(lib.read(lib.STAGED))), lib.read(lib.BINARY)), (live, b""), "records staged, and those left")
     return live
 
 
 def delete():
     """Deletes the records that are staged."""
-    lib.write(STAGED, "D\n")
-    equal(lib.read(STAGED), b"", "records staged after they were deleted")
+    lib.write(lib.STAGED, "D\n")
+    equal(lib.read(lib.STAGED), b"", "records staged after they were deleted")
 
 
 @test("the guard keeps out who would stage; reading what is staged is not hindered")
@@ -30,7 +29,7 @@ def _():
     lib.clear()
     before = lib.snapshot()
     equal(lib.outcome_of(stage), "EBUSY", "error of staging with the guard on")
-    equal(lib.read(STAGED), b"", "records staged")
+    equal(lib.read(lib.STAGED), b"", "records staged")
     lib.unchanged(before, "an attempt to stage")
 
 
