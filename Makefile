@@ -11,7 +11,7 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
-.PHONY: modules install kdir demo test test-debug shell lint update clean distclean help
+.PHONY: modules install kdir demo test test-debug storm shell lint update clean distclean help
 
 modules:
 	@$(VM)/check-tree '$(KDIR)'
@@ -36,6 +36,9 @@ test:
 
 test-debug:
 	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(T)
+
+storm:
+	@$(ENTER) $(VM)/test.py $(if $(KERNEL),--debug $(KERNEL)) --seconds $$((60 * $(or $(MINUTES),3))) storm
 
 shell:
 	@$(ENTER) $(VM)/vm.py --name shell $(if $(KERNEL),--debug $(KERNEL) --memory 2048)
@@ -64,6 +67,7 @@ help:
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
 	@echo '  make test          run all tests, or T=host or T=<scenario> alone'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
+	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel'
 	@echo '  make shell         an interactive guest with the module loaded'
 	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
 	@echo '  make update        look for a newer kernel now, not after a day'

@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """Runs the tests: the host's with cargo, and the selftests in one guest for each scenario.
 
-    test.py [--debug kernel]... [name]
+    test.py [--debug kernel]... [--seconds n] [name]
 
 All of them, or the scenario of that name, or "host". With --debug it is the scenarios alone, on each of the debug kernels
-named (see the directory debug) in place of the stock kernel. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one.
+Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
 import argparse
@@ -85,8 +86,8 @@ def judge_tap(text, status):
     return passed, problems
 
 
-def read_scenarios(kernel):
-    """The guests to boot with the kernel of that name: see the head of the file."""
+def read_scenarios(kernel, seconds):
+    """The guests to boot with the kernel of that name: see the head of the file. `seconds` is a time that is set, or None."""
     path = SELFTESTS / "scenarios"
     scenarios = []
     try:
@@ -107,12 +108,14 @@ def read_scenarios(kernel):
             raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
         if kernels != "all" and kernel not in kernels.split():
             continue
-        limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER)
+        limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER) + (seconds or 0)
         job = vm.Job(
             name, "tests", append=append, tpm=tpm, limit=limit, tests=tests, tests_after_kexec=after_kexec,
             # A test that hangs leaves some time to those after it.
-            test_limit=max(20, limit * 4 // 5), directory="/harness/selftests/ima_trim",
+            test_limit=max(20, limit * 4 // 5 + (seconds or 0) // 5), directory="/harness/selftests/ima_trim",
         )
+        if seconds:
+            job.environment = {"TEST_SECONDS": str(seconds)}
         if kernel != STOCK:
             job.name = f"{kernel}-{name}"
             job.memory = DEBUG_MEMORY
@@ -184,11 +187,12 @@ def run_guest(tally, job, kernel, image):
 def main():
     parser = argparse.ArgumentParser(description="runs the tests")
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
+    parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
     parser.add_argument("name", nargs="?", default="", help="a scenario, or host")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host = arguments.name in ("", "host") and not arguments.debug
-    scenarios = {kernel: read_scenarios(kernel) for kernel in kernels}
+    scenarios = {kernel: read_scenarios(kernel, arguments.seconds) for kernel in kernels}
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")

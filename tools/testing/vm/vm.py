@@ -84,6 +84,8 @@ class Job:
         self.tests_after_kexec = []
         self.test_limit = 120
         self.directory = "/harness"
+        # More variables of the tests' environment.
+        self.environment = {}
         # Host directories or files to bring into the guest: (host path, path below /harness).
         self.files = []
         # The module to be brought, and whether init loads it.
@@ -152,6 +154,7 @@ def make_overlay(job, kernel, image, directory):
         "TESTS": " ".join(job.tests),
         "TESTS_AFTER_KEXEC": " ".join(job.tests_after_kexec),
         "TEST_TIMEOUT": str(job.test_limit),
+        **job.environment,
     }
     (harness / "bashrc").write_text(BASHRC)
     (harness / "job").write_text("".join(f"export {key}={shlex.quote(value)}\n" for key, value in settings.items()))
