@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the tests: the host's with cargo, and the selftests in one guest for each scenario.
+"""Runs the tests: the host's with cargo, what the built module calls, and the selftests in one guest for each scenario.
 
     test.py [--debug kernel]... [--seconds n] [name]
 
-All of them, or the scenario of that name, or "host". With --debug it is the scenarios alone, on each of the debug kernels
-named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one.
+All of them, or the scenario of that name, or "host", or "calls". With --debug it is all but the host's, on each of the
+debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one.
 Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
@@ -151,6 +151,13 @@ def run_host(tally, kernel):
     tally.add("host", passed, problems, output)
 
 
+def run_calls(tally, name, module, kernel):
+    """Whether all that the module calls is exported to it or its own."""
+    done = subprocess.run([vm.HERE / "calls", module, kernel], stdout=subprocess.PIPE, text=True, check=False)
+    passed, problems = judge_tap(done.stdout, done.returncode)
+    tally.add(name, passed, problems, done.stdout)
+
+
 def run_guest(tally, job, kernel, image):
     """One scenario."""
     vm.step(f"{job.name}: booting a guest")
@@ -188,17 +195,18 @@ def main():
     parser = argparse.ArgumentParser(description="runs the tests")
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
-    parser.add_argument("name", nargs="?", default="", help="a scenario, or host")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, host, or calls")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host = arguments.name in ("", "host") and not arguments.debug
     scenarios = {kernel: read_scenarios(kernel, arguments.seconds) for kernel in kernels}
+    calls = arguments.name in ("", "calls")
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")
         scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
-    if not host and not any(scenarios.values()):
-        raise vm.Failure(f"no tests are called {arguments.name}; there are: host {' '.join(known)}")
+    if not host and not calls and not any(scenarios.values()):
+        raise vm.Failure(f"no tests are called {arguments.name}; there are: host calls {' '.join(known)}")
 
     image = vm.get_image()
     tally = Tally()
@@ -210,9 +218,11 @@ def main():
             vm.step(f"testing with Linux {(kernel / 'release').read_text().strip()}")
             if host:
                 running.append(pool.submit(run_host, tally, kernel))
-            if not jobs:
+            if not jobs and not calls:
                 continue
             module = vm.build_module(kernel)
+            if calls:
+                running.append(pool.submit(run_calls, tally, "calls" if name == STOCK else f"{name}-calls", module, kernel))
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
