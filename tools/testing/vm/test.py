@@ -223,11 +223,12 @@ def main():
             module = vm.build_module(kernel)
             if calls:
                 running.append(pool.submit(run_calls, tally, "calls" if name == STOCK else f"{name}-calls", module, kernel))
+            test_module = vm.build_test_module(kernel) if jobs else None
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
             for job in sorted(jobs, key=lambda job: -job.limit):
-                job.module = module
+                job.module, job.test_module = module, test_module
                 job.files = vm.selftest_files(kernel)
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):

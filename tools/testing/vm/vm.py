@@ -88,8 +88,9 @@ class Job:
         self.environment = {}
         # Host directories or files to bring into the guest: (host path, path below /harness).
         self.files = []
-        # The module to be brought, and whether init loads it.
+        # The module to be brought, with the one of the tests, if they need it, and whether init loads it.
         self.module = None
+        self.test_module = None
         self.load = False
         # Called with what the guest wrote to its output port, piece by piece.
         self.on_output = None
@@ -140,8 +141,8 @@ def make_overlay(job, kernel, image, directory):
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    if job.module:
-        shutil.copy(job.module, harness / "ima_trim.ko")
+    for module in filter(None, (job.module, job.test_module)):
+        shutil.copy(module, harness)
     columns, rows = shutil.get_terminal_size()
     settings = {
         "ACTION": job.action,
@@ -377,6 +378,11 @@ def build_module(kernel, *arguments):
     return made_by(HERE / "module", kernel, *arguments)
 
 
+def build_test_module(kernel):
+    """The module that tests load beside it, built where it is not up to date."""
+    return made_by(HERE / "module", "--test", kernel)
+
+
 def selftest_files(kernel):
     """The selftests and the kernel tree's own helpers for them, laid out as in that tree; and the demonstration."""
     files = [(kernel / "linux/tools/testing/selftests/kselftest", "selftests/kselftest")]
@@ -384,6 +390,7 @@ def selftest_files(kernel):
     if own.is_dir():
         files.append((own, "selftests"))
     files.append((HERE.parent / "demo", "demo"))
+    files.append((HERE.parents[2] / "src/layout.rs", "layout.rs"))
     return files
 
 
@@ -417,6 +424,7 @@ def main():
     job.files += [(path, Path(path).name) for path in arguments.file]
     if not arguments.no_module:
         job.module = build_module(kernel)
+        job.test_module = build_test_module(kernel)
         job.load = not arguments.no_load
     if arguments.script:
         job.files.append((arguments.script, "script"))

@@ -41,6 +41,8 @@ ASCII = IMA + "/ascii_runtime_measurements"
 STAGED = BINARY + "_staged"
 TPM = "/sys/class/tpm/tpm0"
 MODULE = os.environ.get("MODULE", os.path.join(HERE, "../../../..", "ima_trim.ko"))
+# The module of the tests, tools/testing/module.
+TEST_MODULE = os.path.join(os.path.dirname(MODULE), "ima_trim_test.ko")
 # What the tests of one boot leave for those that come after them.
 STATE = "/run/ima_trim"
 # What they leave for those after a kexec, there.
@@ -567,11 +569,11 @@ def load(path=MODULE, parameters=""):
         os.close(fd)
 
 
-def unload():
+def unload(name="ima_trim"):
     """Unloads the module, unless it is in use."""
-    if _libc.syscall(_DELETE_MODULE, b"ima_trim", os.O_NONBLOCK):
+    if _libc.syscall(_DELETE_MODULE, name.encode(), os.O_NONBLOCK):
         number = ctypes.get_errno()
-        raise OSError(number, f"unloading ima_trim: {os.strerror(number)}")
+        raise OSError(number, f"unloading {name}: {os.strerror(number)}")
 
 
 def write_and_read(path, text, fd=None):
