@@ -11,7 +11,7 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
-.PHONY: modules install kdir demo test test-debug storm fuzz shell lint update clean distclean help
+.PHONY: modules install kdir demo test test-debug storm fuzz bench shell lint update clean distclean help
 
 modules:
 	@$(VM)/check-tree '$(KDIR)'
@@ -43,6 +43,10 @@ storm:
 fuzz:
 	@$(ENTER) $(VM)/fuzz $(or $(SECONDS),60) $(T)
 
+# Only what was measured in full is written to the tree.
+bench:
+	@$(ENTER) $(VM)/bench $(if $(RECORDS),--records $(RECORDS) --repeats 3,--write Documentation/benchmarks)
+
 shell:
 	@$(ENTER) $(VM)/vm.py --name shell $(if $(KERNEL),--debug $(KERNEL) --memory 2048)
 
@@ -72,6 +76,7 @@ help:
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel'
 	@echo '  make fuzz          fuzz the parsers and the replay for 60 s each, or SECONDS=<n>; T=<target> alone'
+	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look'
 	@echo '  make shell         an interactive guest with the module loaded'
 	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
 	@echo '  make update        look for a newer kernel now, not after a day'

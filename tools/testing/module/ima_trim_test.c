@@ -8,7 +8,10 @@
  *            "measure func=CRITICAL_DATA label=ima_trim_test". Gives the nanoseconds taken.
  *   tpm      N or Y: whether IMA extends the TPM. Off, the values of PCRs and list part.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
- *            "<times> <longest wait in ns>" since it was started.
+ *            "<times> <longest wait in ns>" since Y was written last; a mutex that was free is no
+ *            wait.
+ *   appender Y or N: likewise, whether a thread has IMA measure a buffer every 100 us or so, with
+ *            the longest time that it took.
  *   hash     write "<records> <bytes> <algorithm> ...": extends for so many records, each of so many
  *            bytes in every algorithm, with nothing else. Gives the nanoseconds taken.
  *
@@ -26,6 +29,7 @@
 #include <linux/mutex.h>
 #include <linux/slab.h>
 #include <linux/string.h>
+#include <linux/tpm.h>
 #include <linux/uaccess.h>
 #include <linux/vmalloc.h>
 #include <crypto/sha1.h>
@@ -47,36 +51,37 @@ static void *find(const char *name)
 }
 
 static struct mutex *extend_list_mutex;
-static void **tpm_chip;
+static struct tpm_chip **tpm_chip;
 static void *btf_start;
 static size_t btf_size;
 
 static u64 append_ns;
-static u64 serial;
+static atomic64_t serial;
+
+static int append(void)
+{
+	char buffer[64] = {};
+	int ret;
+
+	scnprintf(buffer, sizeof(buffer), "%lld", atomic64_inc_return(&serial));
+	ret = ima_measure_critical_data("ima_trim_test", "record", buffer, sizeof(buffer), false,
+					NULL, 0);
+	return min(ret, 0);
+}
 
 static int append_set(const char *value, const struct kernel_param *kp)
 {
-	char buffer[64];
 	unsigned int count;
 	u64 since;
 	int ret = kstrtouint(value, 0, &count);
 
-	if (ret)
-		return ret;
 	since = ktime_get_ns();
-	for (; count; count--) {
-		memset(buffer, 0, sizeof(buffer));
-		scnprintf(buffer, sizeof(buffer), "%llu", serial++);
-		ret = ima_measure_critical_data("ima_trim_test", "record", buffer,
-						sizeof(buffer), false, NULL, 0);
-		if (ret < 0)
-			return ret;
-		if (fatal_signal_pending(current))
-			return -EINTR;
+	for (; !ret && count; count--) {
+		ret = fatal_signal_pending(current) ? -EINTR : append();
 		cond_resched();
 	}
 	append_ns = ktime_get_ns() - since;
-	return 0;
+	return ret;
 }
 
 static int append_get(char *buffer, const struct kernel_param *kp)
@@ -87,9 +92,9 @@ static int append_get(char *buffer, const struct kernel_param *kp)
 static const struct kernel_param_ops append_ops = { .set = append_set, .get = append_get };
 module_param_cb(append, &append_ops, NULL, 0600);
 
-static void *real_chip;
+static bool suspended;
 
-/* Appending reads the pointer under the mutex. */
+/* As between suspending and resuming: extends fail at once, and IMA goes on. */
 static int tpm_set(const char *value, const struct kernel_param *kp)
 {
 	bool on;
@@ -98,77 +103,110 @@ static int tpm_set(const char *value, const struct kernel_param *kp)
 	if (ret)
 		return ret;
 	mutex_lock(extend_list_mutex);
-	if (!on && *tpm_chip) {
-		real_chip = *tpm_chip;
-		*tpm_chip = NULL;
-	} else if (on && real_chip) {
-		*tpm_chip = real_chip;
-		real_chip = NULL;
-	}
+	if (on)
+		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
+	else
+		(*tpm_chip)->flags |= TPM_CHIP_FLAG_SUSPENDED;
+	suspended = !on;
 	mutex_unlock(extend_list_mutex);
 	return 0;
 }
 
 static int tpm_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%c\n", real_chip ? 'N' : 'Y');
+	return sysfs_emit(buffer, "%c\n", suspended ? 'N' : 'Y');
 }
 
 static const struct kernel_param_ops tpm_ops = { .set = tpm_set, .get = tpm_get };
 module_param_cb(tpm, &tpm_ops, NULL, 0600);
 
-static struct task_struct *prober;
-static u64 probe_count;
-static u64 probe_longest;
+/* A thread that does something over and over and keeps the longest time that it took. */
+struct watch {
+	u64 (*act)(void);
+	unsigned int rest_us;
+	struct task_struct *task;
+	u64 count;
+	u64 longest;
+};
 
-static int probe_thread(void *unused)
+static u64 take_mutex(void)
 {
-	while (!kthread_should_stop()) {
+	u64 waited = 0;
+
+	/* What preempts this thread is no wait for the mutex. */
+	if (!mutex_trylock(extend_list_mutex)) {
 		u64 since = ktime_get_ns();
-		u64 waited;
 
 		mutex_lock(extend_list_mutex);
 		waited = ktime_get_ns() - since;
-		mutex_unlock(extend_list_mutex);
-		WRITE_ONCE(probe_count, probe_count + 1);
-		if (waited > probe_longest)
-			WRITE_ONCE(probe_longest, waited);
+	}
+	mutex_unlock(extend_list_mutex);
+	return waited;
+}
+
+static u64 append_one(void)
+{
+	u64 since = ktime_get_ns();
+
+	append();
+	return ktime_get_ns() - since;
+}
+
+static struct watch probe = { .act = take_mutex };
+static struct watch appender = { .act = append_one, .rest_us = 100 };
+
+static int watch_thread(void *data)
+{
+	struct watch *watch = data;
+
+	while (!kthread_should_stop()) {
+		u64 took = watch->act();
+
+		WRITE_ONCE(watch->count, watch->count + 1);
+		if (took > READ_ONCE(watch->longest))
+			WRITE_ONCE(watch->longest, took);
+		if (watch->rest_us)
+			usleep_range(watch->rest_us, watch->rest_us + 50);
 		cond_resched();
 	}
 	return 0;
 }
 
-static int probe_set(const char *value, const struct kernel_param *kp)
+static int watch_set(const char *value, const struct kernel_param *kp)
 {
+	struct watch *watch = kp->arg;
 	bool on;
 	int ret = kstrtobool(value, &on);
 
 	if (ret)
 		return ret;
-	if (!on && prober) {
-		kthread_stop(prober);
-		prober = NULL;
-	} else if (on && !prober) {
-		struct task_struct *task = kthread_run(probe_thread, NULL, "ima_trim_probe");
+	if (!on && watch->task) {
+		kthread_stop(watch->task);
+		watch->task = NULL;
+	} else if (on && !watch->task) {
+		struct task_struct *task = kthread_run(watch_thread, watch, "ima_trim_watch");
 
 		if (IS_ERR(task))
 			return PTR_ERR(task);
-		prober = task;
+		watch->task = task;
 	}
 	if (on) {
-		WRITE_ONCE(probe_count, 0);
-		WRITE_ONCE(probe_longest, 0);
+		WRITE_ONCE(watch->count, 0);
+		WRITE_ONCE(watch->longest, 0);
 	}
 	return 0;
 }
 
-static int probe_get(char *buffer, const struct kernel_param *kp)
+static int watch_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%llu %llu\n", READ_ONCE(probe_count), READ_ONCE(probe_longest));
+	struct watch *watch = kp->arg;
+
+	return sysfs_emit(buffer, "%llu %llu\n", READ_ONCE(watch->count), READ_ONCE(watch->longest));
 }
 
-static const struct kernel_param_ops probe_ops = { .set = probe_set, .get = probe_get };
-module_param_cb(probe, &probe_ops, NULL, 0600);
+static const struct kernel_param_ops watch_ops = { .set = watch_set, .get = watch_get };
+module_param_cb(probe, &watch_ops, &probe, 0600);
+module_param_cb(appender, &watch_ops, &appender, 0600);
 
 static u64 hash_ns;
 
@@ -263,7 +301,7 @@ static int __init ima_trim_test_init(void)
 	extend_list_mutex = find("ima_extend_list_mutex");
 	tpm_chip = find("ima_tpm_chip");
 	btf_start = find("__start_BTF");
-	if (!extend_list_mutex || !tpm_chip || !btf_start || stop <= btf_start)
+	if (!extend_list_mutex || !tpm_chip || !*tpm_chip || !btf_start || stop <= btf_start)
 		return -ENOENT;
 	btf_size = stop - btf_start;
 	return misc_register(&btf_device);
@@ -271,10 +309,12 @@ static int __init ima_trim_test_init(void)
 
 static void __exit ima_trim_test_exit(void)
 {
-	if (prober)
-		kthread_stop(prober);
-	if (real_chip)
-		*tpm_chip = real_chip;
+	if (probe.task)
+		kthread_stop(probe.task);
+	if (appender.task)
+		kthread_stop(appender.task);
+	if (suspended)
+		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
 	misc_deregister(&btf_device);
 }
 

@@ -1,0 +1,317 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""What the bench measures in a guest: see tools/testing/vm/bench, which runs it and makes a table of what it prints.
+
+    bench.py trims|load|many <most records> <repeats>
+
+Records are made by the module of the tests with the TPM suspended meanwhile, as an emulated one takes longer for a record than
+all else together. Each line that begins with "result" is one measurement, as JSON.
+"""
+
+import contextlib
+import gc
+import hashlib
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, "/harness/selftests/ima_trim")
+import ima_trim_lib as lib  # noqa: E402
+from ima_trim_lib import check, equal  # noqa: E402
+
+PARAMETERS = "/sys/module/ima_trim_test/parameters"
+LIST = lib.BINARY + "_sha256"
+TRACING = "/sys/kernel/tracing"
+# For how long the threads that watch run before an operation, and for how long nothing is done as a control, in seconds.
+WARM = 0.05
+CONTROL = 2
+FEW = 100
+
+
+def result(what, **values):
+    """Prints one measurement."""
+    print("result " + json.dumps({"what": what, **values}), flush=True)
+
+
+def parameter(name, value=None):
+    """Reads or writes a parameter of the tests' module."""
+    path = f"{PARAMETERS}/{name}"
+    if value is not None:
+        lib.write(path, str(value))
+    return lib.read(path).decode().split()
+
+
+def append(records):
+    """Has IMA append records. Gives the nanoseconds that it took."""
+    parameter("tpm", "N")
+    parameter("append", records)
+    parameter("tpm", "Y")
+    return int(parameter("append")[0])
+
+
+def last_value():
+    """The value of sha256:10 after the last record of the list, by the digests that it has."""
+    value = lib.Starting(lib.read(lib.STARTING_PCRS)).values["sha256", 10]
+    with open(LIST, "rb") as file:
+        data = file.read()
+    at, size = 0, len(data)
+    while at < size:
+        pcr, digest, length = struct.unpack_from("=I32sI", data, at)
+        at += 40 + length
+        at += 4 + struct.unpack_from("=I", data, at)[0]
+        if pcr == 10:
+            value = hashlib.sha256(value + digest).digest()
+    return value
+
+
+def timed(function, *arguments):
+    """What a function gives, and the nanoseconds that it took."""
+    gc.collect()
+    since = time.monotonic_ns()
+    value = function(*arguments)
+    return value, time.monotonic_ns() - since
+
+
+def request(text):
+    """A request, which has to succeed."""
+    outcome = lib.request(text)
+    equal(outcome.error, None, f"error of a request ({outcome.text!r})")
+    return outcome
+
+
+def fill(records):
+    """Empties the list, and IMA's hash table, and appends so many records. Gives the request for the last one."""
+    request(f"sha256:10={last_value().hex()} flush")
+    append(records)
+    return f"sha256:10={last_value().hex()}"
+
+
+@contextlib.contextmanager
+def watched(name):
+    """While it lasts a thread of the tests' module watches. Gives a function for the longest that it had to wait, in ns."""
+    if name == "appender":
+        parameter("tpm", "N")
+    parameter(name, "Y")
+    time.sleep(WARM)
+    parameter(name, "Y")
+    try:
+        yield lambda: int(parameter(name)[1])
+    finally:
+        parameter(name, "N")
+        parameter("tpm", "Y")
+
+
+def delete(records):
+    """The kernel's own deletion."""
+    lib.write(lib.ASCII, f"{records}\n")
+
+
+def slab():
+    """The bytes of all objects that kmalloc() has given out."""
+    for name in os.listdir("/sys/kernel/slab"):
+        if name.startswith("kmalloc-") or "-kmalloc" in name:
+            with contextlib.suppress(OSError):
+                lib.write(f"/sys/kernel/slab/{name}/shrink", "1")
+    total = 0
+    for line in lib.read("/proc/slabinfo").decode().splitlines()[2:]:
+        words = line.split()
+        if words[0].startswith("kmalloc-"):
+            total += int(words[1]) * int(words[3])
+    return total
+
+
+def trace(functions):
+    """Traces calls of the kernel's functions, on the clock that Python's monotonic_ns() has."""
+    if not os.path.isdir(f"{TRACING}/events"):
+        subprocess.run(["mount", "-t", "tracefs", "tracefs", TRACING], check=True)
+    lib.write(f"{TRACING}/trace_clock", "mono")
+    lib.write(f"{TRACING}/kprobe_events", functions)
+
+
+def clear_trace():
+    """Forgets what was traced."""
+    with open(f"{TRACING}/trace", "w", encoding="ascii"):
+        pass
+
+
+def allocated(function):
+    """The bytes that a function, in a process of its own, had the kernel allocate, whatever was freed of them."""
+    read_end, write_end = os.pipe()
+
+    def child():
+        os.read(read_end, 1)
+        function()
+
+    process = lib.Child(child)
+    events = ("kmem/kmalloc", "kmem/kmem_cache_alloc", "vmalloc/alloc_vmap_area")
+    try:
+        for event in events:
+            lib.write(f"{TRACING}/events/{event}/filter", f"common_pid == {process.pid}")
+            lib.write(f"{TRACING}/events/{event}/enable", "1")
+        clear_trace()
+        os.write(write_end, b"x")
+        process.result(600)
+    finally:
+        for event in events:
+            lib.write(f"{TRACING}/events/{event}/enable", "0")
+    # Between the marks: what is around them is Python's.
+    text = lib.read(f"{TRACING}/trace").decode()
+    inside = text[text.index("request begins"):text.index("request ends")]
+    return sum(int(number) for number in re.findall(r"(?:bytes_alloc|alloc_vmap_area: .*size)=\s*(\d+)", inside))
+
+
+def marked_request(text):
+    """A request, with marks around its write in the trace."""
+    fd = os.open(lib.TRIM, os.O_RDWR)
+    marker = os.open(f"{TRACING}/trace_marker", os.O_WRONLY)
+    data, begin, end = text.encode(), b"request begins", b"request ends"
+    os.write(marker, begin)
+    os.write(fd, data)
+    os.write(marker, end)
+
+
+# The parts of the bench --------------------------------------------------------------------------------------------
+
+def trims(most, repeats):
+    """Trims of 100 records and more, by the module and then by the kernel's own deletion."""
+    sizes = []
+    while not sizes or sizes[-1] < most:
+        sizes.append(min(sizes[-1] * 10 if sizes else FEW, most))
+    lib.load(parameters="guard=0")
+    lib.measure()
+    request(f"sha256:10={lib.tpm_value('sha256', 10).hex()} flush")
+
+    for _ in range(repeats):
+        for watch in ("probe", "appender"):
+            with watched(watch) as longest:
+                time.sleep(CONTROL)
+                result("hold", method="nothing", watch=watch, records=0, longest=longest())
+    for records in sizes:
+        for _ in range(repeats):
+            for mode in ("keep", "flush"):
+                for watch in ("probe", "appender"):
+                    text = fill(records)
+                    with watched(watch) as longest:
+                        outcome = request(f"{text} {mode}")
+                        result("hold", method=mode, watch=watch, records=records, longest=longest(),
+                               own=int(outcome.fields["hold_ns"]))
+                    equal(outcome.records, records if watch == "probe" else outcome.records, "records trimmed")
+
+    trace("p:evidence audit_log_start\n")
+    banks = " ".join(lib.banks())
+    for _ in range(repeats):
+        for mode in ("keep", "flush"):
+            text = fill(most)
+            _, replay = timed(request, f"{text} dry-run")
+            parameter("hash", f"{most} {banks}")
+            result("replay", records=most, banks=len(lib.banks()), replay=replay, bare=int(parameter("hash")[0]))
+            clear_trace()
+            lib.write(f"{TRACING}/events/kprobes/enable", "1")
+            since = time.monotonic_ns()
+            outcome = request(f"{text} {mode}")
+            end = time.monotonic_ns()
+            lib.write(f"{TRACING}/events/kprobes/enable", "0")
+            # The first thing after the cut is evidence for the audit log: what is left then is the memory.
+            evidence = re.findall(r" ([\d.]+): evidence:", lib.read(f"{TRACING}/trace").decode())
+            equal(len(evidence), 1, "cuts that the tracer saw")
+            aside = end - int(float(evidence[0]) * 1e9) + int(outcome.fields["hold_ns"])
+            result("trim", method=mode, records=most, whole=end - since, aside=aside)
+
+    for mode in ("keep", "flush"):
+        fill(0)
+        empty = slab()
+        text = fill(most)
+        full = slab()
+        request(f"{text} {mode}")
+        result("memory", method=mode, records=most, took=full - empty, freed=full - slab())
+
+    for records in (FEW, most):
+        text = fill(records)
+        for what in (f"{text} dry-run", f"{text} keep"):
+            bytes_allocated = allocated(lambda what=what: marked_request(what))
+            result("allocated", records=records, request=what.split()[-1], bytes=bytes_allocated)
+
+    # From here on the module would not know any more where the list begins.
+    fill(0)
+    lib.unload()
+    for records in sizes:
+        for _ in range(repeats):
+            for watch in ("probe", "appender"):
+                append(records)
+                with watched(watch) as longest:
+                    delete(records)
+                    result("hold", method="delete", watch=watch, records=records, longest=longest())
+                if lib.count():
+                    delete(lib.count())
+    for _ in range(repeats):
+        append(most)
+        _, whole = timed(delete, most)
+        result("trim", method="delete", records=most, whole=whole, aside=whole)
+    empty = slab()
+    append(most)
+    full = slab()
+    delete(most)
+    result("memory", method="delete", records=most, took=full - empty, freed=full - slab())
+
+
+def load(most, repeats):
+    """Loading with a short list and with a long one."""
+    trace("p:symbol register_kprobe\np:value tpm_pcr_read\n")
+    for event in ("module/module_load", "kprobes"):
+        lib.write(f"{TRACING}/events/{event}/enable", "1")
+    for records in (10, most):
+        append(records - lib.count())
+        for _ in range(repeats):
+            clear_trace()
+            since = time.monotonic_ns()
+            lib.load()
+            whole = time.monotonic_ns() - since
+            text = lib.read(f"{TRACING}/trace").decode()
+
+            def at(event, which, text=text):
+                times = re.findall(rf" ([\d.]+): {event}:", text)
+                return int(float(times[which]) * 1e9) - since
+
+            begun, found, replayed = at("module_load", 0), at("symbol", -1), at("value", 0)
+            result("load", records=records, whole=whole, linking=begun, symbols=found - begun,
+                   layout_and_replay=replayed - found, tpm=whole - replayed)
+            lib.unload()
+
+
+def many(most, repeats):
+    """One long list."""
+    del repeats
+    lib.load(parameters="guard=0")
+    lib.measure()
+    request(f"sha256:10={lib.tpm_value('sha256', 10).hex()} flush")
+    took = append(most)
+    text = f"sha256:10={last_value().hex()}"
+    _, replay = timed(request, f"{text} dry-run")
+    with watched("probe") as longest:
+        outcome, whole = timed(request, f"{text} flush")
+        waited = longest()
+    equal(outcome.records, most, "records trimmed")
+    result("many", records=most, append=took, replay=replay, whole=whole, longest=waited, own=int(outcome.fields["hold_ns"]),
+           freed=int(lib.status()["bytes_freed"]))
+
+
+def main():
+    part, most, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    os.makedirs(lib.STATE, exist_ok=True)
+    os.makedirs(lib.FILES, exist_ok=True)
+    # IMA says of each record that the TPM did not take it.
+    lib.write("/sys/module/printk/parameters/ignore_loglevel", "N")
+    lib.write("/proc/sys/kernel/printk", "1")
+    lib.POLICY += "measure func=CRITICAL_DATA label=ima_trim_test\n"
+    lib.load_policy()
+    lib.load(lib.TEST_MODULE)
+    check(parameter("tpm") == ["Y"], "IMA has no TPM")
+    {"trims": trims, "load": load, "many": many}[part](most, repeats)
+    print("done", flush=True)
+
+
+main()
