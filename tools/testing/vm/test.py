@@ -86,8 +86,11 @@ def judge_tap(text, status):
     return passed, problems
 
 
-def read_scenarios(kernel, seconds):
-    """The guests to boot with the kernel of that name: see the head of the file. `seconds` is a time that is set, or None."""
+def read_scenarios(kernel, asked, seconds):
+    """The guests to boot with the kernel of that name: see the head of the file.
+
+    `asked` is the scenario that was asked for, if it is one; `seconds` is a time that is set, or None.
+    """
     path = SELFTESTS / "scenarios"
     scenarios = []
     try:
@@ -106,7 +109,7 @@ def read_scenarios(kernel, seconds):
         missing = [test for test in tests + after_kexec if not os.access(SELFTESTS / test, os.X_OK)]
         if missing:
             raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
-        if kernels != "all" and kernel not in kernels.split():
+        if kernels != "all" and kernel not in kernels.split() and not (name == asked and f"({kernel})" in kernels.split()):
             continue
         limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER) + (seconds or 0)
         job = vm.Job(
@@ -199,7 +202,7 @@ def main():
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host = arguments.name in ("", "host") and not arguments.debug
-    scenarios = {kernel: read_scenarios(kernel, arguments.seconds) for kernel in kernels}
+    scenarios = {kernel: read_scenarios(kernel, arguments.name, arguments.seconds) for kernel in kernels}
     calls = arguments.name in ("", "calls")
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
