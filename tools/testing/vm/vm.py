@@ -424,7 +424,6 @@ def main():
     job.files += [(path, Path(path).name) for path in arguments.file]
     if not arguments.no_module:
         job.module = build_module(kernel)
-        job.test_module = build_test_module(kernel)
         job.load = not arguments.no_load
     if arguments.script:
         job.files.append((arguments.script, "script"))
