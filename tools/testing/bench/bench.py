@@ -199,7 +199,7 @@ def trims(most, repeats):
                         outcome = request(f"{text} {mode}")
                         result("hold", method=mode, watch=watch, records=records, longest=longest(),
                                own=int(outcome.fields["hold_ns"]))
-                    equal(outcome.records, records if watch == "probe" else outcome.records, "records trimmed")
+                    equal(outcome.records, records, "records trimmed")
 
     trace("p:evidence audit_log_start\n")
     banks = " ".join(lib.banks())

@@ -152,6 +152,7 @@ def _():
     equal(lib.read(DEVICE), BTF.blob, "the BTF")
     lib.load()
     lib.invariant()
+    lib.unload()
     lib.unload("ima_trim_test")
 
 
