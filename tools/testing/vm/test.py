@@ -5,8 +5,8 @@
     test.py [--debug kernel]... [--seconds n] [name]
 
 All of them, or the scenario of that name, or "host", or "calls". With --debug it is all but the host's, on each of the
-debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one.
-Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time
+take this one. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
 import argparse
