@@ -39,6 +39,7 @@ pub(crate) use self::{
         Counters,
         Hold, //
     },
+    reclaim::Cut,
 };
 
 use super::{

@@ -50,6 +50,7 @@ mod rust {
     pub(crate) mod symbols;
     pub(crate) mod task;
     pub(crate) mod tpm;
+    pub(crate) mod worker;
 }
 
 kernel::prelude::module! {

@@ -69,7 +69,12 @@ pub(crate) trait Files: Send + Sync + 'static {
     /// Carries out a request, or refuses one that could not be read: `E2BIG` if it is too long,
     /// `EINVAL` if it is not the whole of one write. Writes what can be read back on the same
     /// descriptor to `reply`, whatever the result is.
-    fn store(&self, file: Self::File, request: Result<&[u8]>, reply: &mut Text) -> Result;
+    fn store(
+        this: &Arc<Self>,
+        file: Self::File,
+        request: Result<&[u8]>,
+        reply: &mut Text,
+    ) -> Result;
 }
 
 /// A file of a directory.
@@ -436,9 +441,7 @@ impl<T: Files> Operations<T> {
             descriptor.text = Text::new();
             descriptor.reply = true;
             // The position stays, so that the next read gives the reply from its beginning.
-            entry
-                .files
-                .store(entry.file, request, &mut descriptor.text)?;
+            T::store(&entry.files, entry.file, request, &mut descriptor.text)?;
             Ok(count)
         })
     }

@@ -60,7 +60,10 @@ impl Files for Trimmer {
 
     fn show(&self, file: File, text: &mut Text) -> Result {
         match file {
-            File::Status => self.catch_up(),
+            File::Status => {
+                self.await_worker().map_err(error)?;
+                self.catch_up();
+            }
             File::Verify => return self.show_verify(text).map_err(error),
             _ => {}
         }
@@ -79,10 +82,10 @@ impl Files for Trimmer {
         .map_err(|_| ENOMEM)
     }
 
-    fn store(&self, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
+    fn store(this: &Arc<Self>, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
         match file {
             File::Trim => {
-                let outcome = self.request(request);
+                let outcome = Self::request(this, request);
 
                 // The outcome stands whether or not there is memory to tell it.
                 let _ = report::outcome(reply, &outcome);
@@ -92,9 +95,9 @@ impl Files for Trimmer {
                 }
             }
             File::StartingPcrs => {
-                let restored = self.restore(request);
+                let restored = this.restore(request);
 
-                let _ = self.show(file, reply);
+                let _ = this.show(file, reply);
                 restored.map_err(error)
             }
             File::Verify | File::Violations | File::Status => Err(EINVAL),
@@ -156,6 +159,7 @@ impl kernel::Module for ImaTrim {
 impl Drop for ImaTrim {
     fn drop(&mut self) {
         drop(self.directory.take());
+        self.trimmer.worker.wait();
 
         // For whoever has to restore them by hand: they are not kept anywhere else.
         let mut text = Text::new();

@@ -7,7 +7,7 @@
 //! is allocated then. The rest is short and cannot fail half-way: the ledger's lock,
 //! `ima_measure_mutex`, `ima_extend_list_mutex`, the cut, the account. Whoever opens the list after
 //! the cut finds the account of it, because the ledger's lock is the outermost. The records are
-//! freed last, with no lock at all.
+//! freed last, by a worker, when the request has returned: the turn passes to it.
 
 #![forbid(unsafe_code)]
 
@@ -62,9 +62,14 @@ use crate::{
         },
         ima::{
             Busy,
+            Cut,
             Hold,
             Lost,
             Walk, //
+        },
+        worker::{
+            Job,
+            Worker, //
         },
     },
     text::Text,
@@ -74,6 +79,7 @@ use kernel::{
     new_condvar, new_mutex,
     prelude::*,
     sync::{
+        Arc,
         CondVar,
         Mutex, //
     },
@@ -89,21 +95,66 @@ pub(crate) struct Trimmer {
     /// The account. Outside of the mutexes of IMA.
     #[pin]
     pub(crate) ledger: Mutex<Ledger>,
-    /// Whether somebody has the turn. Never held together with another lock.
+    /// Who has the turn. Never held together with another lock.
     #[pin]
-    taken: Mutex<bool>,
+    taken: Mutex<Taken>,
     /// Signalled when the turn is given back.
     #[pin]
     given_back: CondVar,
+    /// What gives memory back.
+    pub(crate) worker: Arc<Worker<Reclaiming>>,
+}
+
+/// Who has the turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// Whoever wants it can take it.
+    Nobody,
+    /// Whoever made a request, or reads a file.
+    Caller,
+    /// The worker, after a request.
+    Worker,
 }
 
 /// The turn: nobody else uses the list through the module, and nobody else changes the ledger.
 pub(crate) struct Turn<'t>(&'t Trimmer);
 
+impl Turn<'_> {
+    /// Passes the turn to the worker, which gives it back.
+    fn pass(self) {
+        *self.0.taken.lock() = Taken::Worker;
+        core::mem::forget(self);
+    }
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        *self.0.taken.lock() = false;
-        self.0.given_back.notify_one();
+        *self.0.taken.lock() = Taken::Nobody;
+        // Not all that wait do so for the turn.
+        self.0.given_back.notify_all();
+    }
+}
+
+/// What a request leaves for later: records whose memory is to be given back.
+struct Left {
+    cut: Cut,
+    mode: Reclaim,
+    /// For how long the mutex was held for the cut.
+    hold_ns: u64,
+}
+
+/// The same, with whose turn it is meanwhile.
+pub(crate) struct Reclaiming {
+    trimmer: Arc<Trimmer>,
+    left: Left,
+}
+
+impl Job for Reclaiming {
+    fn run(self) {
+        let Self { trimmer, left } = self;
+        let _turn = Turn(&trimmer);
+
+        trimmer.reclaim(left);
     }
 }
 
@@ -211,8 +262,9 @@ impl Trimmer {
             machine,
             reclaim,
             ledger <- new_mutex!(ledger?, "ima_trim::ledger"),
-            taken <- new_mutex!(false, "ima_trim::taken"),
+            taken <- new_mutex!(Taken::Nobody, "ima_trim::taken"),
             given_back <- new_condvar!("ima_trim::given_back"),
+            worker: Worker::new()?,
         })
     }
 
@@ -220,25 +272,36 @@ impl Trimmer {
     pub(crate) fn turn(&self) -> Result<Turn<'_>, Errno> {
         let mut taken = self.taken.lock();
 
-        while *taken {
+        while *taken != Taken::Nobody {
             if self.given_back.wait_interruptible(&mut taken) {
-                // The signal may have come together with the turn: let the next one have it.
-                self.given_back.notify_one();
                 return Err(Errno::Intr);
             }
         }
-        *taken = true;
+        *taken = Taken::Caller;
         Ok(Turn(self))
+    }
+
+    /// Waits until the memory of records that were trimmed is given back. `EINTR` if a signal
+    /// arrives.
+    pub(crate) fn await_worker(&self) -> Result<(), Errno> {
+        let mut taken = self.taken.lock();
+
+        while *taken == Taken::Worker {
+            if self.given_back.wait_interruptible(&mut taken) {
+                return Err(Errno::Intr);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the turn, if nobody has it.
     fn try_turn(&self) -> Option<Turn<'_>> {
         let mut taken = self.taken.lock();
 
-        if *taken {
+        if *taken != Taken::Nobody {
             return None;
         }
-        *taken = true;
+        *taken = Taken::Caller;
         Some(Turn(self))
     }
 
@@ -378,15 +441,16 @@ impl Trimmer {
         }
     }
 
-    /// Carries out a request, or refuses it, and notes the outcome.
+    /// Carries out a request, or refuses it, and notes the outcome. The memory of what was trimmed
+    /// is given back later.
     ///
     /// `request` is its text, or why that could not be read.
-    pub(crate) fn request(&self, request: Result<&[u8]>) -> Outcome {
+    pub(crate) fn request(this: &Arc<Self>, request: Result<&[u8]>) -> Outcome {
         let mut turn = None;
         let result = match request {
-            Ok(text) => self.parse(text).and_then(|request| {
-                let turn = turn.insert(self.turn()?);
-                self.trim(turn, request)
+            Ok(text) => this.parse(text).and_then(|request| {
+                let turn = turn.insert(this.turn()?);
+                this.trim(turn, request)
             }),
             Err(error) => {
                 let refusal = Refusal::from(error);
@@ -399,13 +463,48 @@ impl Trimmer {
                 Err(refusal)
             }
         };
-        let outcome = result.unwrap_or_else(|Refusal { errno, found }| {
-            found.outcome(TrimResult::Refused(errno), None)
+        let (outcome, left) = result.unwrap_or_else(|Refusal { errno, found }| {
+            (found.outcome(TrimResult::Refused(errno), None), None)
         });
 
-        // The turn, if it was taken, is given back after this: outcomes are in their order.
-        self.ledger.lock().conclude(outcome);
+        // The turn, if it was taken, is given back or passed on after this: outcomes are in their
+        // order.
+        this.ledger.lock().conclude(outcome);
+        if let (Some(turn), Some(left)) = (turn, left) {
+            let trimmer = this.clone();
+
+            turn.pass();
+            Worker::begin(&this.worker, Reclaiming { trimmer, left });
+        }
         outcome
+    }
+
+    /// Gives back the memory that a request left.
+    fn reclaim(&self, left: Left) {
+        let Left { cut, mode, hold_ns } = left;
+        let reclaimed = cut.reclaim(&self.machine.ima, mode);
+        let hold_ns = hold_ns.max(reclaimed.hold_ns);
+
+        self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);
+        if reclaimed.abandoned != 0 {
+            log_warn!(
+                "memory of {} trimmed records is not freed: another process took the descriptor of \
+                 the list away meanwhile and may still be reading them",
+                reclaimed.abandoned
+            );
+        }
+        if reclaimed.uncompacted != 0 {
+            log_warn!(
+                "no memory to compact {} trimmed records: they are kept as by keep",
+                reclaimed.uncompacted
+            );
+        }
+        log_info!(
+            "{}: {} bytes freed, mutex held for {} ns at most",
+            mode.as_str(),
+            reclaimed.bytes,
+            hold_ns
+        );
     }
 
     /// Reads a request.
@@ -466,7 +565,12 @@ impl Trimmer {
     }
 
     /// Carries out a request. Nothing is changed if it is refused.
-    fn trim(&self, turn: &Turn<'_>, request: TrimRequest) -> Result<Outcome, Refusal> {
+    fn trim(
+        &self,
+        turn: &Turn<'_>,
+        request: TrimRequest,
+    ) -> Result<(Outcome, Option<Left>), Refusal> {
+        let mode = self.mode(&request);
         let mut hold = self.machine.ima.hold()?;
         drop(hold.exclude()?);
 
@@ -519,16 +623,14 @@ impl Trimmer {
                 .map(|number| number.saturating_add(before)),
         };
         if found.records == 0 {
-            drop(hold);
-            if request.dry_run || self.mode(&request) != Reclaim::Flush {
-                return Ok(found.outcome(TrimResult::Nothing, None));
-            }
-            let reclaimed = self.machine.ima.reclaim_left();
+            // What earlier trims left can still be flushed.
+            let left = (!request.dry_run && mode == Reclaim::Flush).then(|| Left {
+                cut: Cut::nothing(),
+                mode,
+                hold_ns: 0,
+            });
 
-            self.ledger
-                .lock()
-                .reclaimed(reclaimed.bytes, reclaimed.hold_ns);
-            return Ok(found.outcome(TrimResult::Nothing, Some(reclaimed.hold_ns)));
+            return Ok((found.outcome(TrimResult::Nothing, None), left));
         }
         self.require(turn, &hold, replay.seen())?;
         if found.violations != request.violations {
@@ -572,7 +674,7 @@ impl Trimmer {
             drop(locked);
             drop(exclusive);
             checked?;
-            return Ok(found.outcome(TrimResult::DryRun, None));
+            return Ok((found.outcome(TrimResult::DryRun, None), None));
         }
         let cut = locked.cut(position);
         drop(exclusive);
@@ -585,34 +687,17 @@ impl Trimmer {
         self.look();
         self.give_evidence(found, &totals, &evidence);
 
-        let mode = self.mode(&request);
-        let reclaimed = cut.reclaim(mode);
-        let hold_ns = hold_ns.max(reclaimed.hold_ns);
-        self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);
-        if reclaimed.abandoned != 0 {
-            log_warn!(
-                "memory of {} trimmed records is not freed: another process took the descriptor of \
-                 the list away meanwhile and may still be reading them",
-                reclaimed.abandoned
-            );
-        }
-        if reclaimed.uncompacted != 0 {
-            log_warn!(
-                "no memory to compact {} trimmed records: they are kept as by keep",
-                reclaimed.uncompacted
-            );
-        }
         log_info!(
-            "trimmed {} records ({} violations, {} for no PCR of the TPM), {}: {} bytes freed, mutex \
-             held for {} ns at most",
+            "trimmed {} records ({} violations, {} for no PCR of the TPM), mutex held for {} ns",
             found.records,
             found.violations,
             unextended,
-            mode.as_str(),
-            reclaimed.bytes,
             hold_ns
         );
-        Ok(found.outcome(TrimResult::Trimmed, Some(hold_ns)))
+        Ok((
+            found.outcome(TrimResult::Trimmed, Some(hold_ns)),
+            Some(Left { cut, mode, hold_ns }),
+        ))
     }
 
     /// Makes the trim known: to the audit log, and, if the policy says so, in the list itself.

@@ -424,11 +424,11 @@ impl Ima {
 ///
 /// The caller holds an [`super::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
 /// checked under it that `position` still is one of this list.
-pub(super) fn cut<'i>(
-    ima: &'i Ima,
+pub(super) fn cut(
+    ima: &Ima,
     _list: &mut KernelMutexGuard,
     position: Position,
-) -> Result<Cut<'i>, Busy> {
+) -> Result<Cut, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
 
@@ -472,5 +472,5 @@ pub(super) fn cut<'i>(
     }
 
     // SAFETY: They are out of the list, and linked from `first` to `last` as before.
-    Ok(unsafe { Cut::new(ima, first, position.records) })
+    Ok(unsafe { Cut::new(first, position.records) })
 }

@@ -452,7 +452,7 @@ pub(crate) struct ListLock<'i, 'h, 'e> {
     list: KernelMutexGuard,
 }
 
-impl<'i> ListLock<'i, '_, '_> {
+impl ListLock<'_, '_, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
     /// walked, that none of it is staged, and that measuring goes on.
     pub(crate) fn check(&self, position: &Position) -> Result<(), Busy> {
@@ -469,7 +469,7 @@ impl<'i> ListLock<'i, '_, '_> {
     ///
     /// Returns what was cut off, and for how many nanoseconds the mutex was held. On an error
     /// nothing was changed.
-    pub(crate) fn cut(mut self, position: Position) -> Result<(Cut<'i>, u64), Busy> {
+    pub(crate) fn cut(mut self, position: Position) -> Result<(Cut, u64), Busy> {
         self.check(&position)?;
 
         let mut cut = list::cut(self.exclusive.ima, &mut self.list, position)?;

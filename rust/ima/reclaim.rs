@@ -11,8 +11,12 @@
 //!   memory in one whose table was exchanged. What the sweep does not meet is not in the table;
 //! - by exchanging `entry` for a smaller one.
 //!
-//! Both go in batches, each in one hold of the mutex. What was unlinked or exchanged is freed after a
-//! grace period.
+//! Both go in batches, each in one hold of the mutex, which is left free for as long in between. What
+//! was unlinked or exchanged is freed after a grace period; template data, which no lookup reads, in
+//! the time that others have the mutex, or that the grace period takes.
+//!
+//! Memory is freed by `kfree_bulk()`, each kind by itself and in the order of the list, in which it
+//! was allocated: what comes from one slab goes back to it together.
 //!
 //! The links in `later` are ours after a cut: `next` leads to the next record, `prev` says what
 //! becomes of this one. At the end records that stay have there what `list_del()` leaves, as after
@@ -34,9 +38,12 @@ use crate::{
         task, //
     },
 };
-use core::ptr::{
-    self,
-    NonNull, //
+use core::{
+    hint::spin_loop,
+    ptr::{
+        self,
+        NonNull, //
+    }, //
 };
 use kernel::{
     bindings::{
@@ -44,6 +51,10 @@ use kernel::{
         hlist_head,
         hlist_node,
         list_head, //
+    },
+    ffi::{
+        c_ulong,
+        c_void, //
     },
     prelude::*,
     sync::atomic::{
@@ -57,11 +68,16 @@ use kernel::{
     },
 };
 
-/// How many records and buckets a hold of the mutex looks at, at most.
-const BATCH: usize = 256;
+/// How many records a step of a pass has, a hold of the mutex exchanges, or, with the buckets, looks
+/// at, at most.
+const BATCH: usize = 64;
 
-/// How many entries a hold of the mutex exchanges, at most.
-const EXCHANGES: usize = 64;
+/// How many pieces of memory are freed together, at most.
+const GATHERED: usize = 32;
+
+/// For how long the mutex is left free between two batches, at most: holds are shorter, unless the
+/// task did not run all the time.
+const LONGEST_PAUSE_NS: u64 = 100_000;
 
 /// How many buckets the hash table has: `IMA_MEASURE_HTABLE_SIZE` (`ima.h`). It is checked against
 /// the memory that the table has.
@@ -118,9 +134,9 @@ pub(crate) struct Reclaimed {
 }
 
 impl Reclaimed {
-    /// Notes a hold of the mutex.
-    fn held(&mut self, since: Instant<Monotonic>) {
-        self.hold_ns = self.hold_ns.max(nanoseconds(since));
+    /// Notes a hold of the mutex, in nanoseconds.
+    fn held(&mut self, hold_ns: u64) {
+        self.hold_ns = self.hold_ns.max(hold_ns);
     }
 }
 
@@ -131,32 +147,33 @@ impl Reclaimed {
 /// `first` is the link of the first of `records` records, linked by `next`. What the lookup in the
 /// hash table does not read is ours.
 #[must_use = "the records are reachable by nobody else"]
-pub(crate) struct Cut<'i> {
-    ima: &'i Ima,
+pub(crate) struct Cut {
     first: *mut list_head,
     records: u64,
     abandoned: bool,
 }
 
-impl<'i> Cut<'i> {
+// SAFETY: By the invariants of the type the records are its own, whichever task has it.
+unsafe impl Send for Cut {}
+
+impl Cut {
     /// # Safety
     ///
     /// The invariants of the type hold.
-    pub(super) unsafe fn new(ima: &'i Ima, first: *mut list_head, records: u64) -> Self {
+    pub(super) unsafe fn new(first: *mut list_head, records: u64) -> Self {
         // INVARIANT: By the safety requirement.
         Self {
-            ima,
             first,
             records,
             abandoned: false,
         }
     }
 
-    /// Nothing was cut off.
-    pub(super) fn nothing(ima: &'i Ima) -> Self {
+    /// Nothing was cut off: `flush` has what earlier deletions left in the hash table, be they the
+    /// module's or IMA's own.
+    pub(crate) fn nothing() -> Self {
         // INVARIANT: There is no record.
         Self {
-            ima,
             first: ptr::null_mut(),
             records: 0,
             abandoned: false,
@@ -172,124 +189,111 @@ impl<'i> Cut<'i> {
     ///
     /// Takes `ima_extend_list_mutex` shortly, several times, waits for a grace period, and lets
     /// others run. Runs to its end whatever signals arrive.
-    pub(crate) fn reclaim(self, mode: Reclaim) -> Reclaimed {
+    pub(crate) fn reclaim(self, ima: &Ima, mode: Reclaim) -> Reclaimed {
         let mut done = Reclaimed::default();
+        let mut bins = Bins::new();
+        let mut taken = 0;
 
         if self.abandoned {
             done.abandoned = self.records;
         } else if no_table() {
-            self.each(|record, _| {
+            self.pass(ima).run(|record, _| {
+                record.free_template_data(&mut bins);
                 // SAFETY: No hash table refers to the record, nor does anything else.
-                done.bytes = done.bytes.saturating_add(unsafe { record.free() });
+                unsafe { record.free_rest(&mut bins) };
             });
         } else {
             match mode {
-                Reclaim::Keep => self.keep(&mut done),
-                Reclaim::Compact => self.compact(&mut done),
-                Reclaim::Flush => self.flush(&mut done),
+                Reclaim::Keep => self.keep(ima, &mut bins),
+                Reclaim::Compact => taken = self.compact(ima, &mut bins, &mut done),
+                Reclaim::Flush => self.flush(ima, &mut bins, &mut done),
             }
         }
+        done.bytes = bins.bytes().saturating_sub(taken);
         done
     }
 
-    /// Calls `f` for each record, with its link. It may free the record.
-    fn each(&self, mut f: impl FnMut(ListRecord<'i>, Link)) {
-        let mut next = self.first;
-
-        for _ in 0..self.records {
-            let link = next;
-            // SAFETY: By the invariants, `link` is one of the records', whose links nobody else
-            // uses.
-            next = unsafe { (*link).next };
-            // SAFETY: By the invariants; what the table uses is not written to.
-            let Some(record) = (unsafe { ListRecord::from_link(self.ima, link) }) else {
-                break;
-            };
-
-            // INVARIANT: By those of the cut.
-            f(record, Link(link));
-            task::cond_resched();
+    /// A pass over the records.
+    fn pass<'i>(&self, ima: &'i Ima) -> Pass<'i> {
+        // INVARIANT: By those of the cut.
+        Pass {
+            ima,
+            next: self.first,
+            left: self.records,
         }
     }
 
     /// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest
     /// to the hash table.
-    fn keep(&self, done: &mut Reclaimed) {
-        self.each(|record, link| {
-            done.bytes = done.bytes.saturating_add(record.free_template_data());
+    fn keep(&self, ima: &Ima, bins: &mut Bins) {
+        self.pass(ima).run(|record, link| {
+            record.free_template_data(bins);
             link.poison();
         });
     }
 
     /// Takes the records out of the hash table, and with them all that earlier deletions left
     /// there, and frees everything.
-    fn flush(&self, done: &mut Reclaimed) {
-        self.each(|_, link| link.set(marked()));
+    fn flush<'i>(&self, ima: &'i Ima, bins: &mut Bins, done: &mut Reclaimed) {
+        self.pass(ima).run(|_, link| link.set(marked()));
 
-        let mut sweep = Sweep::new(self.ima, 0, BUCKETS, true);
-        let complete = sweep.run(done);
-        grace_period();
+        let mut data = self.pass(ima);
+        let mut free_data = |record: ListRecord<'i>, _| record.free_template_data(bins);
+        let mut sweep = Sweep::new(ima, 0, BUCKETS, true);
+        let complete = sweep.run(done, || {
+            data.step(&mut free_data);
+        });
+        let grace_period = GracePeriod::begin();
+        data.run(free_data);
+        grace_period.wait();
 
-        self.each(|record, link| {
+        self.pass(ima).run(|record, link| {
             if complete || link.mark() == unlinked() {
                 // SAFETY: The sweep left no reference in the table, and the lookups that may have
                 // seen one have ended.
-                done.bytes = done.bytes.saturating_add(unsafe { record.free() });
+                unsafe { record.free_rest(bins) };
             } else {
-                done.bytes = done.bytes.saturating_add(record.free_template_data());
                 link.poison();
             }
         });
-        sweep.left.each(|record, _| {
+        sweep.left.pass(ima).run(|record, _| {
+            record.free_template_data(bins);
             // SAFETY: As above.
-            done.bytes = done.bytes.saturating_add(unsafe { record.free() });
+            unsafe { record.free_rest(bins) };
         });
     }
 
     /// Exchanges the entry of each record for the smallest one that the lookup of duplicates needs.
-    /// Violations, which no lookup finds, are freed.
-    fn compact(&self, done: &mut Reclaimed) {
-        let mut violations = 0u64;
+    /// Violations, which no lookup finds, are freed. Gives the bytes that the new entries take.
+    fn compact(&self, ima: &Ima, bins: &mut Bins, done: &mut Reclaimed) -> u64 {
         let mut taken = 0u64;
-        let mut next = self.first;
-        let mut left = self.records;
+        let mut violations = false;
+        let mut pass = self.pass(ima);
+        let mut more = true;
 
-        while left != 0 {
+        while more {
             // What the batch needs is allocated and filled before the mutex is taken.
-            let mut batch: [Option<(ListRecord<'_>, Small)>; EXCHANGES] =
-                [const { None }; EXCHANGES];
+            let mut batch: [Option<(ListRecord<'_>, Small)>; BATCH] = [const { None }; BATCH];
+            let mut places = batch.iter_mut();
 
-            for place in &mut batch {
-                if left == 0 {
-                    break;
-                }
-                left = left.saturating_sub(1);
-                // INVARIANT: By those of the cut.
-                let link = Link(next);
-                // SAFETY: As in `each()`.
-                let Some(record) = (unsafe { ListRecord::from_link(self.ima, next) }) else {
-                    left = 0;
-                    break;
-                };
-                // SAFETY: As in `each()`.
-                next = unsafe { (*next).next };
-
+            more = pass.step(&mut |record, link| {
+                record.free_template_data(bins);
                 if record.is_violation() {
-                    violations = violations.saturating_add(1);
+                    violations = true;
                     link.set(marked());
-                    continue;
+                    return;
                 }
                 link.set(ptr::null_mut());
-                match Small::new(&record) {
-                    Some(small) => {
+                match (Small::new(&record), places.next()) {
+                    (Some(small), Some(place)) => {
                         taken = taken.saturating_add(small.size());
                         *place = Some((record, small));
                     }
-                    None => done.uncompacted = done.uncompacted.saturating_add(1),
+                    _ => done.uncompacted = done.uncompacted.saturating_add(1),
                 }
-            }
+            });
 
-            let list = self.ima.extend_list_mutex();
+            let list = ima.extend_list_mutex();
             let since = Instant::now();
             for (record, small) in batch.iter_mut().filter_map(Option::take) {
                 let old = record.entry;
@@ -297,44 +301,80 @@ impl<'i> Cut<'i> {
                 record.exchange(small);
                 record.link().set(old.as_ptr().cast());
             }
-            done.held(since);
             drop(list);
-            task::cond_resched();
+            done.held(nanoseconds(since));
         }
 
-        let buckets = VIOLATIONS.saturating_add(usize::from(violations != 0));
-        Sweep::new(self.ima, VIOLATIONS, buckets, false).run(done);
-        grace_period();
+        let buckets = VIOLATIONS.saturating_add(usize::from(violations));
+        Sweep::new(ima, VIOLATIONS, buckets, false).run(done, || {});
+        GracePeriod::begin().wait();
 
-        self.each(|record, link| {
+        self.pass(ima).run(|record, link| {
             let prev = link.mark();
 
             if prev == unlinked() {
                 // SAFETY: The table does not refer to the record any more, and the lookups that may
                 // have seen it there have ended.
-                done.bytes = done.bytes.saturating_add(unsafe { record.free() });
+                unsafe { record.free_rest(bins) };
                 return;
             }
-            if prev.is_null() || prev == marked() {
-                done.bytes = done.bytes.saturating_add(record.free_template_data());
-            } else if let Some(old) = NonNull::new(prev.cast::<u8>()) {
-                // SAFETY: It is the entry that the record had, which nobody refers to any more.
-                let freed = unsafe { record.with_entry(old).free_entry() };
-
-                done.bytes = done.bytes.saturating_add(freed);
+            if prev != marked() {
+                if let Some(old) = NonNull::new(prev.cast::<u8>()) {
+                    // SAFETY: It is the entry that the record had, which nobody refers to any more.
+                    unsafe { record.with_entry(old).free_entry(bins) };
+                }
             }
             link.poison();
         });
-        done.bytes = done.bytes.saturating_sub(taken);
+        taken
+    }
+}
+
+/// A pass over the records of a cut, a few at a time.
+///
+/// # Invariants
+///
+/// `next` is the link of the first of `left` records of a cut, linked by `next`.
+struct Pass<'i> {
+    ima: &'i Ima,
+    next: *mut list_head,
+    left: u64,
+}
+
+impl<'i> Pass<'i> {
+    /// Calls `f` for each of the next records, up to [`BATCH`], with its link, and lets others run.
+    /// Says whether there are more. `f` may free the record.
+    fn step(&mut self, f: &mut impl FnMut(ListRecord<'i>, Link)) -> bool {
+        for _ in 0..BATCH {
+            if self.left == 0 {
+                return false;
+            }
+            let link = self.next;
+            // INVARIANT: It is one record further.
+            //
+            // SAFETY: By the invariants, `link` is that of a record of a cut, which nobody else
+            // uses.
+            self.next = unsafe { (*link).next };
+            self.left = self.left.saturating_sub(1);
+            // SAFETY: By the invariants; what the table uses is not written to.
+            let Some(record) = (unsafe { ListRecord::from_link(self.ima, link) }) else {
+                continue;
+            };
+
+            // INVARIANT: By those of the pass.
+            f(record, Link(link));
+        }
+        task::cond_resched();
+        self.left != 0
+    }
+
+    /// Calls `f` for each record, with its link. It may free the record.
+    fn run(mut self, mut f: impl FnMut(ListRecord<'i>, Link)) {
+        while self.step(&mut f) {}
     }
 }
 
 impl Ima {
-    /// Reclaims what earlier deletions left in the hash table, be they the module's or IMA's own.
-    pub(crate) fn reclaim_left(&self) -> Reclaimed {
-        Cut::nothing(self).reclaim(Reclaim::Flush)
-    }
-
     /// The hash table, as it is now.
     fn table(&self) -> *mut hlist_head {
         // SAFETY: The pointer is valid. It is only exchanged as a whole.
@@ -342,10 +382,21 @@ impl Ima {
     }
 }
 
-/// Waits until all lookups have ended that may have begun before.
-fn grace_period() {
-    // SAFETY: The function has no requirements but that it may sleep.
-    unsafe { bindings::synchronize_rcu() };
+/// A grace period: when it has ended, so have all lookups that began before it did.
+struct GracePeriod(c_ulong);
+
+impl GracePeriod {
+    /// Begins one. What was stored before is seen by all lookups that do not end with it.
+    fn begin() -> Self {
+        // SAFETY: The function has no requirements.
+        Self(unsafe { bindings::start_poll_synchronize_rcu() })
+    }
+
+    /// Waits until it has ended.
+    fn wait(self) {
+        // SAFETY: The function has no requirements but that it may sleep.
+        unsafe { bindings::cond_synchronize_rcu(self.0) };
+    }
 }
 
 /// The link of a record that was cut off.
@@ -389,7 +440,7 @@ struct Sweep<'i> {
     /// Whether to unlink those that earlier deletions left, too.
     all: bool,
     /// These, when they were unlinked.
-    left: Cut<'i>,
+    left: Cut,
 }
 
 /// How a batch of a sweep ended.
@@ -415,12 +466,15 @@ impl<'i> Sweep<'i> {
             end,
             after: ptr::null_mut(),
             all,
-            left: Cut::nothing(ima),
+            left: Cut::nothing(),
         }
     }
 
     /// Sweeps all buckets. Says whether it came to the end.
-    fn run(&mut self, done: &mut Reclaimed) -> bool {
+    ///
+    /// Between two holds of the mutex there is `between`, or a pause if that is shorter than the hold
+    /// was: whoever waits would otherwise come too late again and again.
+    fn run(&mut self, done: &mut Reclaimed, mut between: impl FnMut()) -> bool {
         loop {
             let list = self.ima.extend_list_mutex();
             let since = Instant::now();
@@ -431,11 +485,17 @@ impl<'i> Sweep<'i> {
             } else {
                 Swept::Exchanged
             };
-
-            done.held(since);
             drop(list);
+            let free_since = Instant::<Monotonic>::now();
+            let hold_ns = nanoseconds(since);
+
+            done.held(hold_ns);
             if swept != Swept::More {
                 return swept == Swept::All;
+            }
+            between();
+            while nanoseconds(free_since) < hold_ns.min(LONGEST_PAUSE_NS) {
+                spin_loop();
             }
             task::cond_resched();
         }
@@ -590,18 +650,100 @@ impl Drop for Small {
     }
 }
 
-/// Frees what `kfree()` frees. Returns its size.
+/// Memory of one kind that nobody uses any more, gathered to be freed together.
 ///
-/// # Safety
+/// # Invariants
 ///
-/// `memory` is null, or was allocated by `kmalloc()` or the like, and nobody uses it any more.
-unsafe fn kfree(memory: *const u8) -> u64 {
-    // SAFETY: By the safety requirement.
-    let size = unsafe { bindings::ksize(memory.cast()) };
+/// The first `len` of `memory` are not null, were allocated by `kmalloc()` or the like, and are used
+/// by nobody.
+struct Bin {
+    memory: [*mut c_void; GATHERED],
+    len: usize,
+    /// What all that was ever put in here takes.
+    bytes: u64,
+}
 
-    // SAFETY: By the safety requirement.
-    unsafe { bindings::kfree(memory.cast()) };
-    size as u64
+impl Bin {
+    const fn new() -> Self {
+        // INVARIANT: It is empty.
+        Self {
+            memory: [ptr::null_mut(); GATHERED],
+            len: 0,
+            bytes: 0,
+        }
+    }
+
+    /// Puts what `kfree()` frees in here.
+    ///
+    /// # Safety
+    ///
+    /// `memory` is null, or was allocated by `kmalloc()` or the like, and nobody uses it any more.
+    unsafe fn put(&mut self, memory: *const u8) {
+        // SAFETY: By the safety requirement.
+        let size = unsafe { bindings::ksize(memory.cast()) };
+
+        // Null, or an allocation of no bytes.
+        if size == 0 {
+            return;
+        }
+        if self.len >= GATHERED {
+            self.empty();
+        }
+        if let Some(place) = self.memory.get_mut(self.len) {
+            *place = memory.cast_mut().cast();
+            // INVARIANT: By the safety requirement, and as its size says.
+            self.len = self.len.saturating_add(1);
+            self.bytes = self.bytes.saturating_add(size as u64);
+        }
+    }
+
+    /// Frees what is in here.
+    fn empty(&mut self) {
+        // SAFETY: By the invariants of the type. Without a cache it is `kfree_bulk()`
+        // (`include/linux/slab.h`), which is inline.
+        unsafe {
+            bindings::kmem_cache_free_bulk(ptr::null_mut(), self.len, self.memory.as_mut_ptr())
+        };
+        // INVARIANT: Nothing is left.
+        self.len = 0;
+    }
+}
+
+impl Drop for Bin {
+    fn drop(&mut self) {
+        self.empty();
+    }
+}
+
+/// A bin for each kind of memory that a record has.
+struct Bins {
+    data: Bin,
+    digests: Bin,
+    entries: Bin,
+    queue_entries: Bin,
+}
+
+impl Bins {
+    const fn new() -> Self {
+        Self {
+            data: Bin::new(),
+            digests: Bin::new(),
+            entries: Bin::new(),
+            queue_entries: Bin::new(),
+        }
+    }
+
+    /// What all that was ever put in here takes, in bytes.
+    fn bytes(&self) -> u64 {
+        [
+            &self.data,
+            &self.digests,
+            &self.entries,
+            &self.queue_entries,
+        ]
+        .iter()
+        .fold(0, |bytes, bin| bytes.saturating_add(bin.bytes))
+    }
 }
 
 /// Only for records of a [`Cut`].
@@ -644,59 +786,57 @@ impl<'r> ListRecord<'r> {
     /// Frees the data of each field, and empties the field.
     ///
     /// An entry that was made small has no template, and so no field.
-    fn free_template_data(&self) -> u64 {
+    fn free_template_data(&self, bins: &mut Bins) {
         let layout = &self.ima.layout.field_data;
-        let mut freed = 0u64;
 
         for index in 0..self.num_fields() {
             let Some(field) = self.field_data(index) else {
                 break;
             };
-            // SAFETY: The record has as many fields as its template; they are the cut's own.
+            // SAFETY: The record has as many fields as its template; they are the cut's own, and
+            // their data were allocated by `kmalloc()` or the like (`ima_template_lib.c`,
+            // `ima_template.c`).
             unsafe {
                 let data = field.as_ptr().add(layout.data).cast::<*const u8>();
                 let len = field.as_ptr().add(layout.len).cast::<u32>();
 
-                freed = freed.saturating_add(kfree(data.read_unaligned()));
+                bins.data.put(data.read_unaligned());
                 data.write_unaligned(ptr::null());
                 len.write_unaligned(0);
             }
         }
-        freed
     }
 
-    /// Frees the entry, with its digests and template data.
+    /// Frees the entry, with its digests, when its template data are freed.
     ///
     /// # Safety
     ///
     /// Nobody refers to the entry any more.
-    unsafe fn free_entry(self) -> u64 {
-        let data = self.free_template_data();
+    unsafe fn free_entry(self, bins: &mut Bins) {
         // SAFETY: By the safety requirement. Each was allocated by `kmalloc()` or the like
         // (`ima_api.c`, `ima_template.c`); an entry that was made small has its digest within.
         unsafe {
-            let digests = match self.template() {
-                Some(_) => kfree(member(self.entry, self.ima.layout.template_entry.digests)),
-                None => 0,
-            };
-
-            data.saturating_add(digests)
-                .saturating_add(kfree(self.entry.as_ptr()))
+            if self.template().is_some() {
+                bins.digests
+                    .put(member(self.entry, self.ima.layout.template_entry.digests));
+            }
+            bins.entries.put(self.entry.as_ptr());
         }
     }
 
-    /// Frees all of the record.
+    /// Frees all of the record, when its template data are freed.
     ///
     /// # Safety
     ///
     /// Nobody refers to the record any more.
-    unsafe fn free(self) -> u64 {
+    unsafe fn free_rest(self, bins: &mut Bins) {
+        let queue = self.queue;
+
         // SAFETY: By the safety requirement; the queue entry was allocated by `kmalloc()`
         // (`ima_queue.c`).
         unsafe {
-            let queue = self.queue.as_ptr();
-
-            self.free_entry().saturating_add(kfree(queue))
+            self.free_entry(bins);
+            bins.queue_entries.put(queue.as_ptr());
         }
     }
 }

@@ -109,7 +109,7 @@ def fill():
     return log.total, log.tokens(log.total) + f" violations={len(log.violations(log.trimmed, log.total))}"
 
 
-@cases("trims", [(options, options) for options in ("keep", "compact", "flush", "keep dry-run")])
+@cases("trims", [(options, options) for options in ("keep", "keep dry-run")])
 def _(options):
     before = None
     # A dry run leaves what it was for.
@@ -140,6 +140,38 @@ def _(options):
         each_fault(prepare, lambda: os.write(fd, f"{text} {options}".encode()), nothing, complete)
     finally:
         os.close(fd)
+
+
+def faults_of_worker(times):
+    """The first allocations of what gives memory back fail, so many, whichever task it runs in."""
+    begin = min(int(address, 16) for address, _, symbol, _ in
+                (line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[ima_trim]" in line)
+                if "WorkItemPointer" in symbol and symbol.endswith("3run"))
+    end = min(int(address, 16) for address, kind, *_ in
+              (line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[ima_trim]" in line)
+              if int(address, 16) > begin and kind in "tT")
+    faults_below(begin, end)
+    for name, value in (("task-filter", "N"), ("interval", "1"), ("times", str(times)), ("probability", "100" if times else "0")):
+        lib.write(f"{FAILSLAB}/{name}", value)
+
+
+@cases("a compact without memory for some of the small entries", [(f"{times} of 8", times) for times in (1, 3, 8, 0)])
+def _(times):
+    lib.clear()
+    lib.measure(8)
+    log = lib.history()
+    try:
+        faults_of_worker(times)
+        with lib.KernelLog() as kernel:
+            outcome = lib.request(log.tokens(log.total) + " compact")
+            said = re.findall(r"no memory to compact (\d+) trimmed records", kernel.text())
+    finally:
+        lib.write(f"{FAILSLAB}/probability", "0")
+        lib.write(f"{FAILSLAB}/times", "1")
+        faults_of_module()
+    equal((outcome.error, outcome.records), (None, 8), "outcome")
+    equal(said, [str(times)] * bool(times), "what the log says of records left as by keep")
+    lib.invariant()
 
 
 @test("a trim whose evidence could not be left is counted as such")
