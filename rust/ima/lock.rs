@@ -175,6 +175,12 @@ impl Ima {
         unsafe { Lock::from_raw(self.symbols.ima_extend_list_mutex.as_ptr()) }.lock()
     }
 
+    /// Takes `ima_extend_list_mutex`, if nobody has it.
+    fn try_extend_list_mutex(&self) -> Option<KernelMutexGuard> {
+        // SAFETY: As above.
+        unsafe { Lock::from_raw(self.symbols.ima_extend_list_mutex.as_ptr()) }.try_lock()
+    }
+
     /// Who has the measurement list files open.
     fn opened(&self, _measure: &KernelMutexGuard) -> Result<Opened, Busy> {
         // SAFETY: The three are only accessed under `ima_measure_mutex`, which is held.
@@ -433,11 +439,17 @@ pub(crate) struct Exclusive<'i, 'h> {
 impl<'i, 'h> Exclusive<'i, 'h> {
     /// Takes `ima_extend_list_mutex`.
     pub(crate) fn lock_list(&mut self) -> ListLock<'i, 'h, '_> {
-        let list = self.ima.extend_list_mutex();
+        // Reading the clock takes as long as all else that is done in the hold: it is read outside,
+        // unless the mutex has to be waited for.
+        let since = Instant::now();
+        let (list, since) = match self.ima.try_extend_list_mutex() {
+            Some(list) => (list, since),
+            None => (self.ima.extend_list_mutex(), Instant::now()),
+        };
 
         ListLock {
             exclusive: self,
-            since: Instant::now(),
+            since,
             list,
         }
     }
@@ -473,9 +485,9 @@ impl ListLock<'_, '_, '_> {
         self.check(&position)?;
 
         let mut cut = list::cut(self.exclusive.ima, &mut self.list, position)?;
-        let held = nanoseconds(self.since);
 
         drop(self.list);
+        let held = nanoseconds(self.since);
         // Who took a descriptor of the writer away after it was looked at may be reading the
         // records right now, and still has it then: what they use stays. Who takes one from here
         // on, finds the rest of the list only.
