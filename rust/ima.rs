@@ -54,7 +54,6 @@ use super::{
 };
 use crate::layout::Layout;
 use core::ptr::NonNull;
-use kernel::sync::atomic::Relaxed;
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
 pub(crate) fn measure_pcr() -> u32 {
@@ -197,7 +196,7 @@ impl Ima {
     /// `ima_num_violations`: how many violations there were in this kernel, whether or not they
     /// became records.
     pub(crate) fn violations(&self) -> u64 {
-        let count = self.symbols.ima_num_violations.atomic().load(Relaxed);
+        let count = self.symbols.ima_num_violations.read();
 
         u64::try_from(count).unwrap_or(0)
     }

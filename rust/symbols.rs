@@ -20,8 +20,7 @@ use kernel::{
     error::to_result,
     ffi::c_ulong,
     prelude::*,
-    str::CStr,
-    sync::atomic::Atomic, //
+    str::CStr, //
 };
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -66,12 +65,24 @@ impl<T> Symbol<T> {
     }
 }
 
+/// Only `atomic_long_t`s are declared as `i64` below.
+///
+/// `kernel::sync::atomic` reaches them through functions of the kernel; the few calls took most of
+/// the time of a hold of `ima_extend_list_mutex`. On 64 bits `atomic_long_read()` and
+/// `atomic_long_set()` are a `READ_ONCE()` and a `WRITE_ONCE()` (`include/linux/atomic`), which are
+/// volatile accesses.
 impl Symbol<i64> {
-    /// An `atomic_long_t`.
-    pub(super) fn atomic(&self) -> &Atomic<i64> {
-        // SAFETY: By the invariants of the type it is valid. Only `atomic_long_t`s are declared as
-        // `i64` below, which the kernel accesses by atomic operations only.
-        unsafe { Atomic::from_ptr(self.as_ptr()) }
+    /// As `atomic_long_read()`.
+    pub(super) fn read(&self) -> i64 {
+        // SAFETY: By the invariants of the type it is valid, and aligned as the kernel's own. The
+        // kernel accesses it by atomic operations only.
+        unsafe { self.as_ptr().read_volatile() }
+    }
+
+    /// As `atomic_long_set()`. The caller keeps all others from changing it.
+    pub(super) fn set(&self, value: i64) {
+        // SAFETY: As above.
+        unsafe { self.as_ptr().write_volatile(value) };
     }
 }
 

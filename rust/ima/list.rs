@@ -45,8 +45,7 @@ use kernel::{
     },
     sync::atomic::{
         Acquire,
-        Atomic,
-        Relaxed, //
+        Atomic, //
     },
 };
 
@@ -455,11 +454,8 @@ pub(super) fn cut(
         first
     };
 
-    let live = ima.live.atomic();
-    live.store(
-        live.load(Relaxed).saturating_sub(position.records()),
-        Relaxed,
-    );
+    ima.live
+        .set(ima.live.read().saturating_sub(position.records()));
     if let Some(size) = position.serialised {
         let total = ima.serialised.as_ptr();
 

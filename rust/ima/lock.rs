@@ -21,13 +21,10 @@ use core::{
     ptr, //
 };
 use kernel::{
-    sync::{
-        atomic::Relaxed,
-        lock::{
-            mutex::MutexBackend,
-            Guard,
-            Lock, //
-        },
+    sync::lock::{
+        mutex::MutexBackend,
+        Guard,
+        Lock, //
     },
     time::{
         Instant,
@@ -293,9 +290,9 @@ impl Ima {
         let staged = self.symbols.ima_measurements_staged.as_ptr();
 
         Counters {
-            live: self.live.atomic().load(Relaxed),
-            staged: self.staged.atomic().load(Relaxed),
-            full: self.full.atomic().load(Relaxed),
+            live: self.live.read(),
+            staged: self.staged.read(),
+            full: self.full.read(),
             // SAFETY: The head of the staged list is changed under `ima_extend_list_mutex` only,
             // which is held.
             any_staged: unsafe { (*staged).next } != staged,
