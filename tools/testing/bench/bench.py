@@ -30,6 +30,11 @@ TRACING = "/sys/kernel/tracing"
 WARM = 0.05
 CONTROL = 2
 FEW = 100
+# How many nodes and buckets a hold of flush sees, and how many holds an empty hash table takes: see rust/ima/reclaim.rs.
+BATCH = 64
+HOLDS = 1024 // BATCH
+# A short hold, in nanoseconds.
+SHORT_HOLD = 10_000
 
 
 def result(what, **values):
@@ -77,15 +82,21 @@ def timed(function, *arguments):
 
 
 def request(text):
-    """A request, which has to succeed."""
-    outcome = lib.request(text)
+    """A request, which has to succeed. Memory may still be given back after it."""
+    outcome = lib.Outcome(*lib.write_and_read(lib.TRIM, text))
     equal(outcome.error, None, f"error of a request ({outcome.text!r})")
     return outcome
+
+
+def longest_hold():
+    """For how long the last trim held the mutex at a time, at most, in ns. Waits until its memory is given back."""
+    return int(lib.status()["hold_ns_last"])
 
 
 def fill(records):
     """Empties the list, and IMA's hash table, and appends so many records. Gives the request for the last one."""
     request(f"sha256:10={last_value().hex()} flush")
+    longest_hold()
     append(records)
     return f"sha256:10={last_value().hex()}"
 
@@ -197,9 +208,12 @@ def trims(most, repeats):
                     text = fill(records)
                     with watched(watch) as longest:
                         outcome = request(f"{text} {mode}")
-                        result("hold", method=mode, watch=watch, records=records, longest=longest(),
-                               own=int(outcome.fields["hold_ns"]))
+                        own = longest_hold()
+                        result("hold", method=mode, watch=watch, records=records, longest=longest(), own=own)
                     equal(outcome.records, records, "records trimmed")
+            # As many stretches of work as flush has holds, each as long as a short one of these.
+            parameter("stretch", f"{HOLDS + records // BATCH} {SHORT_HOLD}")
+            result("stretch", records=records, longest=int(parameter("stretch")[0]))
 
     trace("p:evidence audit_log_start\n")
     banks = " ".join(lib.banks())
@@ -214,12 +228,14 @@ def trims(most, repeats):
             since = time.monotonic_ns()
             outcome = request(f"{text} {mode}")
             end = time.monotonic_ns()
+            longest_hold()
+            back = time.monotonic_ns()
             lib.write(f"{TRACING}/events/kprobes/enable", "0")
-            # The first thing after the cut is evidence for the audit log: what is left then is the memory.
+            # The first thing after the cut is evidence for the audit log.
             evidence = re.findall(r" ([\d.]+): evidence:", lib.read(f"{TRACING}/trace").decode())
             equal(len(evidence), 1, "cuts that the tracer saw")
-            aside = end - int(float(evidence[0]) * 1e9) + int(outcome.fields["hold_ns"])
-            result("trim", method=mode, records=most, whole=end - since, aside=aside)
+            cut = int(float(evidence[0]) * 1e9) - int(outcome.fields["hold_ns"])
+            result("trim", method=mode, records=most, whole=end - since, aside=end - cut, back=back - cut)
 
     for mode in ("keep", "flush"):
         fill(0)
@@ -227,6 +243,7 @@ def trims(most, repeats):
         text = fill(most)
         full = slab()
         request(f"{text} {mode}")
+        longest_hold()
         result("memory", method=mode, records=most, took=full - empty, freed=full - slab())
 
     for records in (FEW, most):
@@ -250,7 +267,7 @@ def trims(most, repeats):
     for _ in range(repeats):
         append(most)
         _, whole = timed(delete, most)
-        result("trim", method="delete", records=most, whole=whole, aside=whole)
+        result("trim", method="delete", records=most, whole=whole, aside=whole, back=whole)
     empty = slab()
     append(most)
     full = slab()
@@ -292,11 +309,15 @@ def many(most, repeats):
     text = f"sha256:10={last_value().hex()}"
     _, replay = timed(request, f"{text} dry-run")
     with watched("probe") as longest:
+        before = int(lib.status()["bytes_freed"])
+        since = time.monotonic_ns()
         outcome, whole = timed(request, f"{text} flush")
+        own = longest_hold()
+        back = time.monotonic_ns() - since
         waited = longest()
     equal(outcome.records, most, "records trimmed")
-    result("many", records=most, append=took, replay=replay, whole=whole, longest=waited, own=int(outcome.fields["hold_ns"]),
-           freed=int(lib.status()["bytes_freed"]))
+    result("many", records=most, append=took, replay=replay, whole=whole, back=back, longest=waited, own=own,
+           freed=int(lib.status()["bytes_freed"]) - before)
 
 
 def main():

@@ -12,6 +12,8 @@
  *            wait.
  *   appender Y or N: likewise, whether a thread has IMA measure a buffer every 100 us or so, with
  *            the longest time that it took.
+ *   stretch  write "<count> <ns>": so many stretches of so much work, with no lock. Gives the longest
+ *            in ns: what interrupts and whoever preempts the thread make of a hold of that length.
  *   hash     write "<records> <bytes> <algorithm> ...": extends for so many records, each of so many
  *            bytes in every algorithm, with nothing else. Gives the nanoseconds taken.
  *
@@ -207,6 +209,38 @@ static int watch_get(char *buffer, const struct kernel_param *kp)
 static const struct kernel_param_ops watch_ops = { .set = watch_set, .get = watch_get };
 module_param_cb(probe, &watch_ops, &probe, 0600);
 module_param_cb(appender, &watch_ops, &appender, 0600);
+
+static u64 stretch_ns;
+
+static int stretch_set(const char *value, const struct kernel_param *kp)
+{
+	unsigned int count, ns;
+	u64 longest = 0;
+
+	if (sscanf(value, "%u %u", &count, &ns) != 2)
+		return -EINVAL;
+	for (; count; count--) {
+		u64 since = ktime_get_ns(), took;
+
+		do {
+			took = ktime_get_ns() - since;
+		} while (took < ns);
+		longest = max(longest, took);
+		if (fatal_signal_pending(current))
+			return -EINTR;
+		cond_resched();
+	}
+	stretch_ns = longest;
+	return 0;
+}
+
+static int stretch_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%llu\n", stretch_ns);
+}
+
+static const struct kernel_param_ops stretch_ops = { .set = stretch_set, .get = stretch_get };
+module_param_cb(stretch, &stretch_ops, NULL, 0600);
 
 static u64 hash_ns;
 
