@@ -265,6 +265,15 @@ impl<'a> Btf<'a> {
         })
     }
 
+    /// The kind of the record at `offset`; quicker than reading the record.
+    fn kind_at(&self, offset: u32) -> Option<u8> {
+        // The most significant byte of the second word.
+        let at = if self.big_endian { 4 } else { 7 };
+        let byte = self.types.get((offset as usize).checked_add(at)?)?;
+
+        Some(byte & 0x7f)
+    }
+
     /// The name at `offset` in the string section.
     fn name(&self, offset: u32) -> Result<&'a [u8], BtfError> {
         self.strings
@@ -526,6 +535,9 @@ impl<'i> Index<'i> {
     ) -> impl Iterator<Item = Result<Kind<'i>, BtfError>> + 'n {
         self.offsets.iter().filter_map(move |&offset| {
             let found = || {
+                if self.btf.kind_at(offset).is_some_and(|kind| !wanted(kind)) {
+                    return Ok(None);
+                }
                 let record = self.btf.record(offset as usize)?;
                 if wanted(record.kind) && self.btf.is_name(record.name, name)? {
                     self.kind(&record).map(Some)
