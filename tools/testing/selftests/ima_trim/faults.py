@@ -144,13 +144,11 @@ def _(options):
 
 def faults_of_worker(times):
     """The first allocations of what gives memory back fail, so many, whichever task it runs in."""
-    begin = min(int(address, 16) for address, _, symbol, _ in
-                (line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[ima_trim]" in line)
-                if "WorkItemPointer" in symbol and symbol.endswith("3run"))
-    end = min(int(address, 16) for address, kind, *_ in
-              (line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[ima_trim]" in line)
-              if int(address, 16) > begin and kind in "tT")
-    faults_below(begin, end)
+    code = [(int(address, 16), symbol) for address, kind, symbol, *_ in
+            (line.split() for line in lib.read("/proc/kallsyms").decode().splitlines() if "[ima_trim]" in line) if kind in "tT"]
+    # The job of the worker, by its mangled name.
+    (begin,) = (address for address, symbol in code if "Reclaiming" in symbol and symbol.endswith("3Job3run"))
+    faults_below(begin, min(address for address, _ in code if address > begin))
     for name, value in (("task-filter", "N"), ("interval", "1"), ("times", str(times)), ("probability", "100" if times else "0")):
         lib.write(f"{FAILSLAB}/{name}", value)
 

@@ -359,7 +359,7 @@ def _(mode):
         lib.invariant()
         clean()
         lib.ksft.print_msg(f"{mode}: {said} bytes by bytes_freed, {shown} by slab statistics")
-        if abs(said - shown) <= 8192:
+        if not plain() or abs(said - shown) <= 8192:
             break
     what = f"bytes_freed grew by {said}, slab statistics show {shown}"
     if plain():
@@ -390,10 +390,14 @@ def _(mode):
 
 # The worker --------------------------------------------------------------------------------------------------------
 
+# As many records as take the worker longer than it takes to ask for the next thing.
+SOME = 300
+
+
 @cases("unloading right after the request waits until memory is given back", MODES)
 def _(mode):
     clean()
-    fill(MANY)
+    fill(SOME)
     text = everything()
     with lib.KernelLog() as log:
         error, reply = lib.write_and_read(lib.TRIM, f"{text} {mode}")
@@ -412,15 +416,15 @@ def _(mode):
 @cases("a request after another waits for its turn, and status for the memory", MODES)
 def _(mode):
     clean()
-    fill(MANY)
+    fill(SOME)
     log = lib.history()
-    middle, end = log.trimmed + MANY // 2, log.total
+    middle, end = log.trimmed + SOME // 2, log.total
     before = freed()
     # No look at status in between.
-    for text, records in ((log.tokens(middle), MANY // 2), (log.tokens(end), MANY - MANY // 2)):
+    for text, records in ((log.tokens(middle), SOME // 2), (log.tokens(end), SOME // 2)):
         error, reply = lib.write_and_read(lib.TRIM, f"{text} {mode}")
         equal((error, lib.pairs(reply)["records"]), (None, str(records)), "outcome")
-    equal(freed() - before, MANY * unit[mode], "bytes given back")
+    equal(freed() - before, SOME * unit[mode], "bytes given back")
     lib.invariant()
 
 
