@@ -486,13 +486,6 @@ impl Trimmer {
         let hold_ns = hold_ns.max(reclaimed.hold_ns);
 
         self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);
-        if reclaimed.abandoned != 0 {
-            log_warn!(
-                "memory of {} trimmed records is not freed: another process took the descriptor of \
-                 the list away meanwhile and may still be reading them",
-                reclaimed.abandoned
-            );
-        }
         if reclaimed.uncompacted != 0 {
             log_warn!(
                 "no memory to compact {} trimmed records: they are kept as by keep",

@@ -422,11 +422,13 @@ impl Ima {
 /// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
 ///
 /// The caller holds an [`super::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
-/// checked under it that `position` still is one of this list.
+/// checked under it that `position` still is one of this list. `alone` is asked when the links have
+/// changed: if somebody else may be using the list, they are changed back.
 pub(super) fn cut(
     ima: &Ima,
     _list: &mut KernelMutexGuard,
     position: Position,
+    alone: impl FnOnce() -> Result<(), Busy>,
 ) -> Result<Cut, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
@@ -451,6 +453,11 @@ pub(super) fn cut(
         }
         (*head).next = rest;
         (*rest).prev = head;
+        if let Err(busy) = alone() {
+            (*head).next = first;
+            (*rest).prev = last;
+            return Err(busy);
+        }
         first
     };
 

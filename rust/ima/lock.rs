@@ -481,23 +481,25 @@ impl ListLock<'_, '_, '_> {
     pub(crate) fn cut(mut self, position: Position) -> Result<(Cut, u64), Busy> {
         self.check(&position)?;
 
-        let mut cut = list::cut(self.exclusive.ima, &mut self.list, position)?;
+        // Who took a descriptor of the writer away after it was looked at may be going along the
+        // list right now, without a lock, and still has it then. Who takes one from here on finds
+        // the rest of the list only.
+        let exclusive = &*self.exclusive;
+        let cut = list::cut(
+            exclusive.ima,
+            &mut self.list,
+            position,
+            || match exclusive.side {
+                Side::Reader => Ok(()),
+                Side::Writer => match exclusive.ima.opened(&exclusive.measure)? {
+                    Opened::Here { descriptors } => alone(descriptors),
+                    Opened::Readers(_) => Err(Busy::Changed),
+                },
+            },
+        )?;
 
         drop(self.list);
-        let held = nanoseconds(self.since);
-        // Who took a descriptor of the writer away after it was looked at may be reading the
-        // records right now, and still has it then: what they use stays. Who takes one from here
-        // on, finds the rest of the list only.
-        if self.exclusive.side == Side::Writer {
-            let unshared = match self.exclusive.ima.opened(&self.exclusive.measure) {
-                Ok(Opened::Here { descriptors }) => alone(descriptors).is_ok(),
-                _ => false,
-            };
-            if !unshared {
-                cut.abandon();
-            }
-        }
-        Ok((cut, held))
+        Ok((cut, nanoseconds(self.since)))
     }
 }
 

@@ -127,8 +127,6 @@ pub(crate) struct Reclaimed {
     pub(crate) bytes: u64,
     /// For how many nanoseconds the mutex was held at a time, at most.
     pub(crate) hold_ns: u64,
-    /// Records that were left as they are, because somebody may still be using them.
-    pub(crate) abandoned: u64,
     /// Records that were to be made small, and were not for lack of memory.
     pub(crate) uncompacted: u64,
 }
@@ -150,7 +148,6 @@ impl Reclaimed {
 pub(crate) struct Cut {
     first: *mut list_head,
     records: u64,
-    abandoned: bool,
 }
 
 // SAFETY: By the invariants of the type the records are its own, whichever task has it.
@@ -162,11 +159,7 @@ impl Cut {
     /// The invariants of the type hold.
     pub(super) unsafe fn new(first: *mut list_head, records: u64) -> Self {
         // INVARIANT: By the safety requirement.
-        Self {
-            first,
-            records,
-            abandoned: false,
-        }
+        Self { first, records }
     }
 
     /// Nothing was cut off: `flush` has what earlier deletions left in the hash table, be they the
@@ -176,13 +169,7 @@ impl Cut {
         Self {
             first: ptr::null_mut(),
             records: 0,
-            abandoned: false,
         }
-    }
-
-    /// Somebody may still be using the records: they will be left as they are.
-    pub(super) fn abandon(&mut self) {
-        self.abandoned = true;
     }
 
     /// Gives back the memory of the records, as far as the mode says.
@@ -194,9 +181,7 @@ impl Cut {
         let mut bins = Bins::new();
         let mut taken = 0;
 
-        if self.abandoned {
-            done.abandoned = self.records;
-        } else if no_table() {
+        if no_table() {
             self.pass(ima).run(|record, _| {
                 record.free_template_data(&mut bins);
                 // SAFETY: No hash table refers to the record, nor does anything else.
