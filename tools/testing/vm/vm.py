@@ -250,7 +250,20 @@ def accelerator(kernel):
 
 
 def boot(job, kernel, image):
-    """Runs one job in a guest of its own."""
+    """Runs one job in a guest of its own.
+
+    An emulated kernel now and then dies while it starts: QEMU has one processor run into an instruction that another one is
+    just changing. Nothing of ours has run by then, and it is started once more.
+    """
+    result = boot_once(job, kernel, image)
+    if result.problem and job.action != "shell" and "Run /init as init process" not in read(result.directory / "console.log"):
+        step(f"{job.name}: the kernel ended before its first process began ({result.problem}): once more")
+        result = boot_once(job, kernel, image)
+    return result
+
+
+def boot_once(job, kernel, image):
+    """Runs one job, whatever comes of it."""
     directory = WORK / "guests" / job.name
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Two runs of one job would write to the same logs.
