@@ -108,14 +108,23 @@ static int ima_trim_count_list(const void *data, struct file *file, unsigned int
 	return 0;
 }
 
+/* More descriptors are not gone through: a mutex may be held that every measurement waits for. */
+#define MAX_DESCRIPTORS 4096
+
 /*
  * How many descriptors of measurement lists, open for writing, the current task has that nobody else
- * can use, or -1 if somebody can use one of them.
+ * can use, or -1 if somebody can use one of them, or the task has room for too many descriptors.
  */
 long ima_trim_lists_unshared(void)
 {
 	struct lists lists = {};
+	unsigned int room;
 
+	rcu_read_lock();
+	room = files_fdtable(current->files)->max_fds;
+	rcu_read_unlock();
+	if (room > MAX_DESCRIPTORS)
+		return -1;
 	/* What was stored to the list comes before the look at who may be reading it. */
 	smp_mb();
 	if (atomic_read(&current->files->count) != 1)

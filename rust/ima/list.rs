@@ -442,8 +442,8 @@ pub(super) fn cut(
     //
     // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
     // `Position`. Under the mutex nobody else writes to them, and nobody reads them without it, for
-    // there are no readers. There are no walks of this module either: they borrow the hold, which
-    // the `Exclusive` borrows mutably.
+    // there are no readers, or `alone` says so and finds the links as they were. There are no walks
+    // of this module either: they borrow the hold, which the `Exclusive` borrows mutably.
     let first = unsafe {
         let first = (*head).next;
         let rest = (*last).next;

@@ -92,8 +92,8 @@ impl fmt::Display for Busy {
             ),
             Self::Shared => f.write_str(
                 "this process has a measurement list file open for writing, but it shares the \
-                 descriptor or all its descriptors with another: close the copies, or end the \
-                 other",
+                 descriptor or all its descriptors with another, or has had more than 4096: close \
+                 the copies, end the other, or begin a new process",
             ),
             Self::Inconsistent { users, extra } => write!(
                 f,

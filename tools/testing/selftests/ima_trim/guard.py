@@ -3,6 +3,7 @@
 """The guard keeps other writers out; without it, who is the writer may trim."""
 
 import os
+import resource
 import threading
 import time
 
@@ -158,6 +159,29 @@ def _():
         done.set()
         os.close(fd)
     equal(lib.history().trimmed, log.total - 1, "records trimmed")
+
+
+@cases("the writer has had a descriptor of the number", [("1000: it trims", 1000, None), ("5000: refused", 5000, "EBUSY")])
+def _(number, error):
+    log, text = last()
+
+    # What the table of descriptors has room for, it keeps as long as the process lives.
+    def writer():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
+        os.dup2(0, number)
+        os.close(number)
+        fd = os.open(lib.BINARY, os.O_RDWR)
+        try:
+            with lib.KernelLog() as kernel:
+                found = lib.request(text).error
+                if error:
+                    kernel.expect("more than 4096")
+            return found
+        finally:
+            os.close(fd)
+
+    equal(lib.Child(writer).result(), error, "error")
+    equal(lib.history().trimmed, log.trimmed if error else log.total - 1, "records trimmed")
 
 
 @cases("two descriptors of the writer are as good as one", [
