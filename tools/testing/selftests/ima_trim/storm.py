@@ -52,6 +52,32 @@ def bump(counts, *what):
     counts[" ".join(str(part) for part in what)] += 1
 
 
+class Bag:
+    """Things in random order, each as often as it weighs before any comes again; at the beginning each comes once.
+
+    So each is had even in a short storm, in which most of what is tried finds somebody in the way.
+    """
+
+    def __init__(self, weights):
+        self.weights = weights
+        self.left = random.sample(list(weights), len(weights))
+
+    @property
+    def first(self):
+        """The thing that is next."""
+        return self.left[-1]
+
+    def take(self):
+        """It was had."""
+        self.left.pop()
+        if not self.left:
+            self.left = random.sample(list(self.weights), counts=self.weights.values(), k=sum(self.weights.values()))
+
+    def put_off(self):
+        """It cannot be had now."""
+        self.left.insert(0, self.left.pop())
+
+
 class Archive:
     """The records that anybody has seen, in a file, of which each process knows the end: from a little before the head of
     the list.
@@ -262,8 +288,10 @@ KINDS = {
 def trimmer(counts, intervals):
     """Writes requests of all kinds. Notes what was trimmed: numbers of the record before it and of the last one."""
     archive = Archive()
+    kinds = Bag({kind: weight for kind, (weight, _) in KINDS.items()})
+    modes = Bag({mode: 1 for mode in MODES})
     while (yield):
-        kind = random.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
+        kind, mode = kinds.first, modes.first
         allowed = KINDS[kind][1]
         begin = point = None
         try:
@@ -281,13 +309,16 @@ def trimmer(counts, intervals):
                     begin = archive.head
                     if kind == "stale":
                         if begin == archive.first:
+                            kinds.put_off()
                             continue
                         point = random.randrange(archive.first, begin)
                         text = archive.tokens(point, banks, pcrs)
                         if text == archive.tokens(begin, banks, pcrs):
+                            kinds.put_off()
                             continue
                     else:
                         if begin == archive.total:
+                            kinds.put_off()
                             continue
                         point = random.randint(begin + 1, archive.total)
                         text = archive.tokens(point, banks, pcrs)
@@ -295,7 +326,6 @@ def trimmer(counts, intervals):
                         point = archive.earliest(point, banks, pcrs)
                         violations = len(archive.violations(begin, point)) + (1000 if kind == "misstated" else 0)
                         text += f" violations={violations}"
-                mode = random.choice(MODES)
                 text += f" {mode} " + ("dry-run" if kind == "dry-run" else "")
             fd = open_file(lib.TRIM, os.O_RDWR)
         except Gone:
@@ -310,9 +340,12 @@ def trimmer(counts, intervals):
         result = outcome.error or outcome.result
         check(result in allowed, f"{kind}: {result} is none of {sorted(allowed)}; request {text[:400]!r}, {outcome}")
         bump(counts, kind, result)
+        if result not in BUSY:
+            kinds.take()
         if kind == "dry-run" and result == "dry-run":
             check(outcome.records <= point - begin, f"dry run of {outcome.records} records, {point - begin} seen")
         if result == "trimmed":
+            modes.take()
             # Others may have trimmed some before.
             before = point - outcome.records
             check(begin <= before < point, f"{outcome.records} records trimmed up to {point}, after {begin}")
@@ -433,10 +466,11 @@ def load(counts):
 def cycler(counts):
     """Saves the starting values, unloads the module, loads it and restores them."""
     archive = Archive()
+    ways = Bag({"late": 1, "at once": 2})
     while (yield):
         time.sleep(random.random() * 4)
         # Nobody else unloads it, so the files are there.
-        if random.random() < 0.3:
+        if ways.first == "late":
             # What was saved may not be the truth any more when it is written.
             text = lib.read(lib.STARTING_PCRS)
             if unload(counts):
@@ -445,7 +479,8 @@ def cycler(counts):
                 check(error in (None, "EKEYREJECTED", "EBUSY", "EUCLEAN") or text.startswith(b"unknown"),
                       f"error of restoring: {error}")
                 bump(counts, "restored late:", error)
-            bump(counts, "cycles")
+                bump(counts, "cycles")
+                ways.take()
         else:
             with opened_list() as fd:
                 check(fd is not None, "somebody has the list open for writing, for long")
@@ -459,6 +494,7 @@ def cycler(counts):
                     # See state_values().
                     check(error in (None, "EKEYREJECTED"), f"error of restoring: {error}")
                     bump(counts, "restored:", error)
+                    ways.take()
         state_values(archive, counts)
 
 
