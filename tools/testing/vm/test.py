@@ -118,15 +118,14 @@ def read_scenarios(kernel, asked, seconds):
             test_limit=max(20, limit * 4 // 5 + (seconds or 0) // 5), directory="/harness/selftests/ima_trim",
         )
         if seconds:
-            job.environment = {"TEST_SECONDS": str(seconds)}
+            job.environment["TEST_SECONDS"] = str(seconds)
         if kernel != STOCK:
+            job.environment["TEST_DEBUG"] = "1"
             job.name = f"{kernel}-{name}"
             job.memory = DEBUG_MEMORY
-            # While the kernel identifies its first CPU it does not know for a moment that it has five levels of page
-            # tables, and KASAN takes what an interrupt touches then for a wild access.
             # With interrupts in threads the serial port has been served before its handler runs, which then looks as
             # if nobody cared.
-            job.append = f"no5lvl noirqdebug {job.append}"
+            job.append = f"noirqdebug {job.append}"
         scenarios.append(job)
     return scenarios
 
