@@ -590,21 +590,19 @@ impl Trimmer {
         };
         let mut replay = Replay::new(starting);
         let mut walk = hold.walk()?;
-        let outcome = search(
+        match search(
             &self.machine.banks,
             &self.machine.hashes,
             &mut replay,
             &request.target,
             &mut walk,
-        )?;
-
-        // A replay that began later in the list than its values says nothing of the request.
-        if self.look() != 0 {
-            return Err(Busy::Changed.into());
-        }
-        match outcome {
+        )? {
             replay::Outcome::Matched => {}
             replay::Outcome::Exhausted => {
+                // A replay that began later in the list than its values says nothing of these.
+                if self.look() != 0 {
+                    return Err(Busy::Changed.into());
+                }
                 log_warn!(
                     "trim refused: at no record do all given values match those of the replay; \
                      {} records were replayed",
