@@ -5,7 +5,8 @@
  * What it does is asked for by its parameters, /sys/module/ima_trim_test/parameters/:
  *
  *   append   write N: IMA is given N buffers to measure, each one different, by a policy with
- *            "measure func=CRITICAL_DATA label=ima_trim_test". Gives the nanoseconds taken.
+ *            "measure func=CRITICAL_DATA label=ima_trim_test". Gives the nanoseconds taken, and the
+ *            number of buffers ever measured: each has its number, in decimal digits.
  *   tpm      N or Y: whether IMA extends the TPM. Off, the values of PCRs and list part.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
  *            "<times> <longest wait in ns>" since Y was written last; a mutex that was free is no
@@ -88,7 +89,7 @@ static int append_set(const char *value, const struct kernel_param *kp)
 
 static int append_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%llu\n", append_ns);
+	return sysfs_emit(buffer, "%llu %lld\n", append_ns, atomic64_read(&serial));
 }
 
 static const struct kernel_param_ops append_ops = { .set = append_set, .get = append_get };
