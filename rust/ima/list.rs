@@ -441,9 +441,10 @@ pub(super) fn cut(
     // be a BUG at the next append, with the mutex held.
     //
     // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
-    // `Position`. Under the mutex nobody else writes to them, and nobody reads them without it, for
-    // there are no readers, or `alone` says so and finds the links as they were. There are no walks
-    // of this module either: they borrow the hold, which the `Exclusive` borrows mutably.
+    // `Position`. Under the mutex nobody else writes to them. Without it only `next` is read, by who
+    // goes along the list: there are no readers, unless `alone` tells of one, which finds one of two
+    // links that both lead to records of the list, as the store is volatile, like `WRITE_ONCE()`.
+    // There are no walks of this module: they borrow the hold, which the `Exclusive` borrows mutably.
     let first = unsafe {
         let first = (*head).next;
         let rest = (*last).next;
@@ -451,10 +452,10 @@ pub(super) fn cut(
         if (*first).prev != head || (*rest).prev != last {
             return Err(Busy::Corrupt);
         }
-        (*head).next = rest;
+        (&raw mut (*head).next).write_volatile(rest);
         (*rest).prev = head;
         if let Err(busy) = alone() {
-            (*head).next = first;
+            (&raw mut (*head).next).write_volatile(first);
             (*rest).prev = last;
             return Err(busy);
         }
