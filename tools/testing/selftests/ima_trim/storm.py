@@ -30,8 +30,9 @@ LOCK = os.path.join(lib.STATE, "storm-lock")
 MANY = 1200
 # Records that are gone and whose values are remembered, for stale requests.
 STALE = 40
-# A file of the module that is not there, or not any more: nobody has it loaded now.
-UNLOADED = (errno.ENOENT, errno.ENODEV)
+# A file of the module that cannot be opened because the module is not loaded now: it is not found, or was found while the
+# module goes, before and after the inode was made bad.
+UNLOADED = (errno.ENOENT, errno.ENODEV, errno.EIO)
 # How often something is tried that others can be in the way of.
 TRIES = 2000
 MODES = ("", "keep", "compact", "flush")
@@ -110,7 +111,8 @@ class Archive:
             file.seek(self.offset)
             self._add(lib.parse(file.read()))
             self.offset = file.tell()
-            status = module_status()
+            with opened_file(lib.STATUS, os.O_RDONLY) as module:
+                status = lib.pairs(lib.read_fd(module))
             self.head = int(status["records_trimmed"]) + int(status["foreign_records"])
             os.lseek(fd, 0, os.SEEK_SET)
             records = lib.parse(lib.read_fd(fd))
@@ -147,24 +149,19 @@ class Archive:
         return [at for at in range(begin + 1, end + 1) if self.window[at - self.first - 1].violation]
 
 
-def module_status():
-    """The fields of `status`."""
+@contextlib.contextmanager
+def opened_file(path, flags):
+    """A descriptor of a file of the module."""
     try:
-        return lib.status()
+        fd = os.open(path, flags | os.O_CLOEXEC)
     except OSError as error:
         if error.errno in UNLOADED:
             raise Gone from None
         raise
-
-
-def open_file(path, flags):
-    """Opens a file of the module."""
     try:
-        return os.open(path, flags | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in UNLOADED:
-            raise Gone from None
-        raise
+        yield fd
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -251,22 +248,17 @@ def inspector(counts):
         path = random.choice((lib.VERIFY, lib.VERIFY, lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS, lib.TRIM))
         name = os.path.basename(path)
         try:
-            fd = open_file(path, os.O_RDONLY)
-        except Gone:
-            bump(counts, "the module's files not opened:", "unloaded")
-            time.sleep(0.02)
-            continue
-        try:
-            text = lib.read_fd(fd)
+            with opened_file(path, os.O_RDONLY) as fd:
+                text = lib.read_fd(fd)
             if path == lib.VERIFY:
                 check(b"mismatch" not in text and b":10=ok\n" in text, f"verify: {text!r}")
             bump(counts, name, "read")
+        except Gone:
+            bump(counts, "the module's files not opened:", "unloaded")
         except OSError as error:
             equal(path, lib.VERIFY, "the file that cannot be read")
             check(lib.error_name(error.errno) in ("EUCLEAN", "EBUSY"), f"error of reading verify: {error}")
             bump(counts, name, lib.error_name(error.errno))
-        finally:
-            os.close(fd)
         time.sleep(random.random() * 0.02)
 
 
@@ -327,15 +319,12 @@ def trimmer(counts, intervals):
                         violations = len(archive.violations(begin, point)) + (1000 if kind == "misstated" else 0)
                         text += f" violations={violations}"
                 text += f" {mode} " + ("dry-run" if kind == "dry-run" else "")
-            fd = open_file(lib.TRIM, os.O_RDWR)
+            with opened_file(lib.TRIM, os.O_RDWR) as fd:
+                outcome = lib.request(text, fd)
         except Gone:
             bump(counts, "requests not made:", "unloaded")
             time.sleep(0.02)
             continue
-        try:
-            outcome = lib.request(text, fd)
-        finally:
-            os.close(fd)
         equal(outcome.fields.get("errno"), outcome.error, f"errno in the reply {outcome.text!r}")
         result = outcome.error or outcome.result
         check(result in allowed, f"{kind}: {result} is none of {sorted(allowed)}; request {text[:400]!r}, {outcome}")
@@ -370,14 +359,11 @@ def state_values(archive, counts):
                 gone = archive.head
                 pcrs = sorted({pcr for _, pcr in archive.values[-1]} | {lib.MEASURE_PCR})
                 lines = archive.tokens(gone, lib.banks(), pcrs).split()
-                file = open_file(lib.STARTING_PCRS, os.O_RDWR)
-                try:
-                    # Without the records since boot at hand the violations are counted in the file.
-                    lines += [f"records={gone}", f"violations={violations_gone(gone)}",
-                              f"trims={max(int(status['trims']), 1) if gone else 0}"]
+                # Without the records since boot at hand the violations are counted in the file.
+                lines += [f"records={gone}", f"violations={violations_gone(gone)}",
+                          f"trims={max(int(status['trims']), 1) if gone else 0}"]
+                with opened_file(lib.STARTING_PCRS, os.O_RDWR) as file:
                     error, _ = lib.restore("\n".join(lines), file)
-                finally:
-                    os.close(file)
         except Gone:
             return
         bump(counts, "values stated:", error or "taken over")
