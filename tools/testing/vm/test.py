@@ -16,6 +16,7 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 
 import vm
@@ -29,6 +30,8 @@ STOCK = "stock"
 # How much longer a debug kernel takes, and how much more memory.
 DEBUG_SLOWER = 4
 DEBUG_MEMORY = 2048
+# How many lines of what a test that failed has said are shown with its name: the end of a traceback.
+REASON = 8
 
 
 class Tally:
@@ -48,7 +51,7 @@ class Tally:
             counts = f"{passed} passed" + (f", {len(problems)} failed" if problems else "")
             vm.step(f"{name + ' ':.<44} {counts}")
             for problem in problems:
-                print(f"        {problem}", file=sys.stderr)
+                print(textwrap.indent(problem, " " * 8), file=sys.stderr)
             if problems and details:
                 lines = details.splitlines()
                 print("--- its output:" if len(lines) <= 60 else "--- the last of its output:", file=sys.stderr)
@@ -56,21 +59,26 @@ class Tally:
 
 
 def judge_tap(text, status):
-    """The number of passed tests in a program's TAP, and a list of what is wrong with it."""
+    """The number of passed tests in a program's TAP, and a list of what is wrong with it, each with the last that was said."""
     passed = 0
     problems = []
     seen = 0
     plan = None
+    said = []
     for line in text.splitlines():
+        if line.startswith("#"):
+            said = [*said[1 - REASON:], line]
+            continue
         if match := re.match(r"1\.\.(\d+)", line):
             plan = int(match[1])
         elif match := re.match(r"(not )?ok\b", line):
             seen += 1
             # A guest has all that the tests need, so that a skipped test is a defect of the harness.
             if match[1] or re.search(r"#\s*SKIP", line, re.I):
-                problems.append(line)
+                problems.append("\n".join([line, *said]))
             else:
                 passed += 1
+            said = []
         elif line.startswith("Bail out!"):
             problems.append(line)
     if plan is None:
