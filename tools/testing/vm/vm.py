@@ -24,6 +24,9 @@ CACHE = Path("/cache")
 WORK = Path(os.environ.get("IMA_TRIM_WORK", CACHE / "work"))
 START = int(os.environ.get("IMA_TRIM_START", time.time()))
 
+# How long a kernel may take to its first process, in seconds: an emulated debug kernel on a busy machine takes 20.
+START_LIMIT = 120
+
 # What a guest's kernel must never say, whatever else went well.
 ALARM = re.compile(
     r"WARNING:|BUG:|BUG at|Oops|Call Trace|Kernel panic|general protection fault|stack segment:"
@@ -256,14 +259,19 @@ def accelerator(kernel):
 def boot(job, kernel, image):
     """Runs one job in a guest of its own.
 
-    An emulated kernel now and then dies while it starts: QEMU has one processor run into an instruction that another one is
-    just changing. Nothing of ours has run by then, and it is started once more.
+    An emulated kernel now and then dies, or hangs, while it starts: QEMU has one processor run into an instruction that
+    another one is just changing. Nothing of ours has run by then, and it is started once more.
     """
     result = boot_once(job, kernel, image)
-    if result.problem and job.action != "shell" and "Run /init as init process" not in read(result.directory / "console.log"):
+    if result.problem and job.action != "shell" and not has_started(result.directory):
         step(f"{job.name}: the kernel ended before its first process began ({result.problem}): once more")
         result = boot_once(job, kernel, image)
     return result
+
+
+def has_started(directory):
+    """Whether a guest's kernel came as far as its first process."""
+    return "Run /init as init process" in read(directory / "console.log")
 
 
 def boot_once(job, kernel, image):
@@ -309,6 +317,7 @@ def boot_once(job, kernel, image):
     command += ["-serial", f"file:{directory / 'output'}", "-serial", f"file:{directory / 'dmesg.log'}"]
 
     problem = None
+    started = False
     process = subprocess.Popen(
         command, stdin=None if quiet else subprocess.DEVNULL, stderr=open(directory / "qemu.log", "wb"))
     shown = 0
@@ -329,7 +338,15 @@ def boot_once(job, kernel, image):
                 shown = end
             if process.returncode is not None:
                 break
-            if not quiet and time.time() > began + job.limit:
+            if quiet:
+                continue
+            elapsed = time.time() - began
+            if not started and elapsed > START_LIMIT:
+                started = has_started(directory)
+                if not started:
+                    problem = f"its kernel did not start within {START_LIMIT} s and was stopped"
+                    break
+            if elapsed > job.limit:
                 problem = f"the guest did not end within {job.limit} s and was stopped"
                 break
     finally:
