@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the tests: the host's with cargo, what the built module calls, and the selftests in one guest for each scenario.
+"""Runs the tests: the host's with cargo, building and installing, what the module calls, and the selftests in one guest for
+each scenario.
 
     test.py [--debug kernel]... [--seconds n] [name]
 
-All of them, or the scenario of that name, or "host", or "calls". With --debug it is all but the host's, on each of the
-debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time
+All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
+of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time
 take this one. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
@@ -161,9 +162,9 @@ def run_host(tally, kernel):
     tally.add("host", passed, problems, output)
 
 
-def run_calls(tally, name, module, kernel):
-    """Whether all that the module calls is exported to it or its own."""
-    done = subprocess.run([vm.HERE / "calls", module, kernel], stdout=subprocess.PIPE, text=True, check=False)
+def run_program(tally, name, *command):
+    """A program of this directory that writes TAP."""
+    done = subprocess.run([vm.HERE / command[0], *command[1:]], stdout=subprocess.PIPE, text=True, check=False)
     passed, problems = judge_tap(done.stdout, done.returncode)
     tally.add(name, passed, problems, done.stdout)
 
@@ -205,18 +206,18 @@ def main():
     parser = argparse.ArgumentParser(description="runs the tests")
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
-    parser.add_argument("name", nargs="?", default="", help="a scenario, host, or calls")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, or calls")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
-    host = arguments.name in ("", "host") and not arguments.debug
+    host, install = (arguments.name in ("", name) and not arguments.debug for name in ("host", "install"))
     scenarios = {kernel: read_scenarios(kernel, arguments.name, arguments.seconds) for kernel in kernels}
     calls = arguments.name in ("", "calls")
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")
         scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
-    if not host and not calls and not any(scenarios.values()):
-        raise vm.Failure(f"no tests are called {arguments.name}; there are: host calls {' '.join(known)}")
+    if not host and not install and not calls and not any(scenarios.values()):
+        raise vm.Failure(f"no tests are called {arguments.name}; there are: host install calls {' '.join(known)}")
 
     image = vm.get_image()
     tally = Tally()
@@ -228,11 +229,14 @@ def main():
             vm.step(f"testing with Linux {(kernel / 'release').read_text().strip()}")
             if host:
                 running.append(pool.submit(run_host, tally, kernel))
+            if install:
+                running.append(pool.submit(run_program, tally, "install", "install", kernel))
             if not jobs and not calls:
                 continue
             module = vm.build_module(kernel)
             if calls:
-                running.append(pool.submit(run_calls, tally, "calls" if name == STOCK else f"{name}-calls", module, kernel))
+                calls_name = "calls" if name == STOCK else f"{name}-calls"
+                running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
             test_module = vm.build_test_module(kernel) if jobs else None
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
