@@ -265,6 +265,8 @@ def boot(job, kernel, image):
     result = boot_once(job, kernel, image)
     if result.problem and job.action != "shell" and not has_started(result.directory):
         step(f"{job.name}: the kernel ended before its first process began ({result.problem}): once more")
+        shutil.rmtree(f"{result.directory}.first", ignore_errors=True)
+        result.directory.rename(f"{result.directory}.first")
         result = boot_once(job, kernel, image)
     return result
 
