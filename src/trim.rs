@@ -619,7 +619,7 @@ impl Trimmer {
                 .first_violation()
                 .map(|number| number.saturating_add(before)),
         };
-        if found.records == 0 {
+        let Some(position) = walk.position() else {
             // What earlier trims left can still be flushed.
             let left = (!request.dry_run && mode == Reclaim::Flush).then(|| Left {
                 cut: Cut::nothing(),
@@ -628,7 +628,7 @@ impl Trimmer {
             });
 
             return Ok((found.outcome(TrimResult::Nothing, None), left));
-        }
+        };
         self.require(turn, &hold, replay.seen())?;
         if found.violations != request.violations {
             log_warn!(
@@ -644,7 +644,6 @@ impl Trimmer {
             });
         }
 
-        let position = walk.position();
         let unextended = replay.unextended();
         let list = violations(&hold, found, before, kept)?;
         let trimmed = Trimmed {
@@ -665,15 +664,13 @@ impl Trimmer {
         // What goes wrong from here on is logged after IMA's mutexes are let go.
         let mut ledger = self.ledger.lock();
         let mut exclusive = hold.exclude()?;
-        let locked = exclusive.lock_list();
         if request.dry_run {
-            let checked = locked.check(&position);
-            drop(locked);
+            let checked = exclusive.check(&position);
             drop(exclusive);
             checked?;
             return Ok((found.outcome(TrimResult::DryRun, None), None));
         }
-        let cut = locked.cut(position);
+        let cut = exclusive.cut(position);
         drop(exclusive);
         let (cut, hold_ns) = cut?;
         let replaced = ledger.commit(trimmed, hold_ns);

@@ -319,15 +319,19 @@ impl<'h> Walk<'h> {
         self.listed
     }
 
-    /// Where the walk is now, to be cut there.
-    pub(crate) fn position(&self) -> Position {
-        // INVARIANT: That of the walk.
-        Position {
+    /// Where the walk is now, to be cut there: nowhere if it is still at the head.
+    pub(crate) fn position(&self) -> Option<Position> {
+        let records = i64::try_from(self.records)
+            .ok()
+            .filter(|records| *records > 0)?;
+
+        // INVARIANT: That of the walk, which is at its last record.
+        Some(Position {
             last: self.at,
-            records: self.records,
+            records,
             serialised: self.serialised,
             generation: self.generation,
-        }
+        })
     }
 
     /// Makes certain that the records stay, for the next piece.
@@ -338,7 +342,7 @@ impl<'h> Walk<'h> {
         let ima = self.hold.ima;
         let list = ima.extend_list_mutex();
 
-        if ima.counters_locked(&list).generation() == self.generation {
+        if ima.generation(&list) == self.generation {
             Ok(Some(list))
         } else {
             Err(Busy::Changed)
@@ -386,25 +390,21 @@ impl<'h> Records for Walk<'h> {
     }
 }
 
-/// A place between two records, reached by a [`Walk`].
+/// A place behind a record, reached by a [`Walk`].
 ///
 /// # Invariants
 ///
-/// `last` is the link of the record number `records` of the list, or the head if that is 0, as
-/// long as the list is of this generation: that number only ever grows, whoever removes records.
+/// `last` is the link of the record number `records` of the list, which is more than 0, as long as
+/// the list is of this generation.
 pub(crate) struct Position {
     last: *mut list_head,
-    records: u64,
+    records: i64,
     serialised: Option<usize>,
     generation: i64,
 }
 
 impl Position {
-    /// How many records there are from the head of the list to here.
-    pub(crate) fn records(&self) -> i64 {
-        i64::try_from(self.records).unwrap_or(i64::MAX)
-    }
-
+    /// The generation of the list in which it is.
     pub(super) fn generation(&self) -> i64 {
         self.generation
     }
@@ -424,6 +424,7 @@ impl Ima {
 /// The caller holds an [`super::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
 /// checked under it that `position` still is one of this list. `alone` is asked when the links have
 /// changed: if somebody else may be using the list, they are changed back.
+#[inline(always)]
 pub(super) fn cut(
     ima: &Ima,
     _list: &mut KernelMutexGuard,
@@ -433,7 +434,9 @@ pub(super) fn cut(
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
 
-    if position.records == 0 || last == head {
+    let left = ima.live.read().wrapping_sub(position.records);
+
+    if left < 0 {
         return Err(Busy::Changed);
     }
     // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head. The two
@@ -462,8 +465,7 @@ pub(super) fn cut(
         first
     };
 
-    ima.live
-        .set(ima.live.read().saturating_sub(position.records()));
+    ima.live.set(left);
     if let Some(size) = position.serialised {
         let total = ima.serialised.as_ptr();
 
@@ -476,5 +478,5 @@ pub(super) fn cut(
     }
 
     // SAFETY: They are out of the list, and linked from `first` to `last` as before.
-    Ok(unsafe { Cut::new(first, position.records) })
+    Ok(unsafe { Cut::new(first, position.records.unsigned_abs()) })
 }

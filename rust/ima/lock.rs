@@ -141,9 +141,9 @@ impl Counters {
             .saturating_sub(self.staged)
     }
 
-    /// A number that appending leaves as it is, and that any other change of the list changes.
+    /// The generation of the list: see [`Ima::generation`].
     pub(super) fn generation(&self) -> i64 {
-        self.full.saturating_sub(self.live)
+        self.full.wrapping_sub(self.live)
     }
 
     /// Whether the list is whole and may be changed.
@@ -286,7 +286,7 @@ impl Ima {
     }
 
     /// IMA's counters, under `ima_extend_list_mutex`.
-    pub(super) fn counters_locked(&self, _list: &KernelMutexGuard) -> Counters {
+    pub(super) fn counters_locked(&self, list: &KernelMutexGuard) -> Counters {
         let staged = self.symbols.ima_measurements_staged.as_ptr();
 
         Counters {
@@ -296,9 +296,20 @@ impl Ima {
             // SAFETY: The head of the staged list is changed under `ima_extend_list_mutex` only,
             // which is held.
             any_staged: unsafe { (*staged).next } != staged,
-            // SAFETY: It is written under `ima_extend_list_mutex`, which is held.
-            suspended: unsafe { self.symbols.ima_measurements_suspended.as_ptr().read() },
+            suspended: self.is_suspended(list),
         }
+    }
+
+    /// A number that appending leaves as it is, and that any other change of the list changes:
+    /// staged records and those that were removed. The latter only ever become more.
+    pub(super) fn generation(&self, _list: &KernelMutexGuard) -> i64 {
+        self.full.read().wrapping_sub(self.live.read())
+    }
+
+    /// Whether measuring is suspended.
+    fn is_suspended(&self, _list: &KernelMutexGuard) -> bool {
+        // SAFETY: It is written under `ima_extend_list_mutex`, which is held.
+        unsafe { self.symbols.ima_measurements_suspended.as_ptr().read() }
     }
 }
 
@@ -434,8 +445,33 @@ pub(crate) struct Exclusive<'i, 'h> {
 }
 
 impl<'i, 'h> Exclusive<'i, 'h> {
+    /// Makes sure that the records up to `position` could be cut off. Takes
+    /// `ima_extend_list_mutex` shortly.
+    pub(crate) fn check(&mut self, position: &Position) -> Result<(), Busy> {
+        self.lock_list().check(position)
+    }
+
+    /// Cuts off the records up to `position`, in constant time. Takes `ima_extend_list_mutex`
+    /// shortly.
+    ///
+    /// Returns what was cut off, and for how many nanoseconds the mutex was held. On an error
+    /// nothing was changed.
+    //
+    // All that is done in the hold is in one function and a few cache lines: it comes after a long
+    // walk, of which all is cold, and calls would make the hold longer by half.
+    #[inline(never)]
+    pub(crate) fn cut(&mut self, position: Position) -> Result<(Cut, u64), Busy> {
+        let mut list = self.lock_list();
+        let cut = list.cut(position)?;
+        let since = list.since;
+
+        drop(list);
+        Ok((cut, nanoseconds(since)))
+    }
+
     /// Takes `ima_extend_list_mutex`.
-    pub(crate) fn lock_list(&mut self) -> ListLock<'i, 'h, '_> {
+    #[inline(always)]
+    fn lock_list(&mut self) -> ListLock<'i, 'h, '_> {
         // Reading the clock takes as long as all else that is done in the hold: it is read outside,
         // unless the mutex has to be waited for.
         let since = Instant::now();
@@ -455,7 +491,7 @@ impl<'i, 'h> Exclusive<'i, 'h> {
 /// `ima_extend_list_mutex` is held, within an [`Exclusive`].
 ///
 /// Every measurement of the system waits for it.
-pub(crate) struct ListLock<'i, 'h, 'e> {
+struct ListLock<'i, 'h, 'e> {
     exclusive: &'e mut Exclusive<'i, 'h>,
     since: Instant<Monotonic>,
     list: KernelMutexGuard,
@@ -464,28 +500,37 @@ pub(crate) struct ListLock<'i, 'h, 'e> {
 impl ListLock<'_, '_, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
     /// walked, that none of it is staged, and that measuring goes on.
-    pub(crate) fn check(&self, position: &Position) -> Result<(), Busy> {
-        let counters = self.exclusive.ima.counters_locked(&self.list);
+    ///
+    /// When the walk began nothing was staged ([`Hold::walk`]). If the generation is the same,
+    /// nothing is staged now, as what was removed only becomes more.
+    fn check(&self, position: &Position) -> Result<(), Busy> {
+        let ima = self.exclusive.ima;
 
-        counters.check()?;
-        if counters.generation() != position.generation() || counters.live < position.records() {
-            return Err(Busy::Changed);
+        if ima.generation(&self.list) == position.generation() && !ima.is_suspended(&self.list) {
+            Ok(())
+        } else {
+            Err(self.why())
         }
-        Ok(())
     }
 
-    /// Cuts off the records up to `position`, in constant time, and lets go of the mutex.
-    ///
-    /// Returns what was cut off, and for how many nanoseconds the mutex was held. On an error
-    /// nothing was changed.
-    pub(crate) fn cut(mut self, position: Position) -> Result<(Cut, u64), Busy> {
+    /// Why the list cannot be cut.
+    #[cold]
+    fn why(&self) -> Busy {
+        let counters = self.exclusive.ima.counters_locked(&self.list);
+
+        counters.check().err().unwrap_or(Busy::Changed)
+    }
+
+    /// Cuts off the records up to `position`. On an error nothing was changed.
+    #[inline(always)]
+    fn cut(&mut self, position: Position) -> Result<Cut, Busy> {
         self.check(&position)?;
 
         // Who took a descriptor of the writer away after it was looked at may be going along the
         // list right now, without a lock, and still has it then. Who takes one from here on finds
         // the rest of the list only.
         let exclusive = &*self.exclusive;
-        let cut = list::cut(
+        list::cut(
             exclusive.ima,
             &mut self.list,
             position,
@@ -496,10 +541,7 @@ impl ListLock<'_, '_, '_> {
                     Opened::Readers(_) => Err(Busy::Changed),
                 },
             },
-        )?;
-
-        drop(self.list);
-        Ok((cut, nanoseconds(self.since)))
+        )
     }
 }
 
