@@ -212,8 +212,9 @@ impl<T: Files> Drop for Directory<T> {
         //
         // SAFETY: No lock is held.
         unsafe { bindings::synchronize_rcu() };
+        let began = Instant::now();
         for made in &self.made {
-            made.wait();
+            made.wait(began);
             // SAFETY: We have a reference on the inode, and give it back.
             unsafe { bindings::iput(made.inode.as_ptr()) };
         }
@@ -226,9 +227,8 @@ impl<T: Files> Made<T> {
     /// Who opens it with access mode 3, for neither reading nor writing, which takes the right to do
     /// both, is not counted, but has a reference on the inode like all that have a path to the file.
     /// As a descriptor made with `O_PATH`, which anybody can make, has it too and for as long as it
-    /// likes, that is not waited for without end.
-    fn wait(&self) {
-        let began = Instant::<Monotonic>::now();
+    /// likes, that is not waited for without end, but for [`MAX_WAIT_NS`] since all files began to.
+    fn wait(&self, began: Instant<Monotonic>) {
         let mut warned = false;
 
         loop {
