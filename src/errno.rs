@@ -12,8 +12,6 @@ use core::fmt;
 /// An error number of Linux.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Errno {
-    /// `EPERM`: not permitted.
-    Perm,
     /// `ENOENT`: no record matches.
     NoEnt,
     /// `EINTR`: a fatal signal arrived.
@@ -28,8 +26,6 @@ pub enum Errno {
     Fault,
     /// `EBUSY`: somebody else uses the measurement list.
     Busy,
-    /// `ENODEV`: no TPM, or no IMA.
-    NoDev,
     /// `EINVAL`: a malformed request.
     Inval,
     /// `EBADMSG`: the number of violations is not the one stated.
@@ -48,7 +44,6 @@ impl Errno {
     /// The name, as `errno(3)` spells it.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Perm => "EPERM",
             Self::NoEnt => "ENOENT",
             Self::Intr => "EINTR",
             Self::Io => "EIO",
@@ -56,7 +51,6 @@ impl Errno {
             Self::NoMem => "ENOMEM",
             Self::Fault => "EFAULT",
             Self::Busy => "EBUSY",
-            Self::NoDev => "ENODEV",
             Self::Inval => "EINVAL",
             Self::BadMsg => "EBADMSG",
             Self::OpNotSupp => "EOPNOTSUPP",
@@ -69,7 +63,6 @@ impl Errno {
     /// The number, positive, as in `asm-generic/errno.h`.
     pub const fn code(self) -> i32 {
         match self {
-            Self::Perm => 1,
             Self::NoEnt => 2,
             Self::Intr => 4,
             Self::Io => 5,
@@ -77,7 +70,6 @@ impl Errno {
             Self::NoMem => 12,
             Self::Fault => 14,
             Self::Busy => 16,
-            Self::NoDev => 19,
             Self::Inval => 22,
             Self::BadMsg => 74,
             Self::OpNotSupp => 95,
