@@ -155,8 +155,7 @@ pub struct Outcome {
     pub violations: u64,
     /// The absolute number of the first violation among them.
     pub first_violation: Option<u64>,
-    /// For how many nanoseconds `ima_extend_list_mutex` was held, if it was taken: the longest
-    /// single time, be it for the cut or for a part of what was reclaimed.
+    /// For how many nanoseconds `ima_extend_list_mutex` was held for the cut, if there was one.
     pub hold_ns: Option<u64>,
 }
 
@@ -216,7 +215,8 @@ pub struct Status {
     pub foreign_records: u64,
     /// Whether others are kept from removing any.
     pub guard: bool,
-    /// [`Outcome::hold_ns`] of the last request that took the mutex.
+    /// For how many nanoseconds the last request that cut or freed anything held the mutex at a
+    /// time, at most, for the cut or while memory was given back.
     pub hold_ns_last: u64,
     /// The longest of all requests.
     pub hold_ns_max: u64,
