@@ -110,7 +110,8 @@ impl Ima {
     /// `layout` is what the kernel's BTF, as [`Symbols::btf`] gives it, says.
     pub(crate) fn new(symbols: Symbols, layout: Layout) -> Result<(Self, Chip), Unusable> {
         // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
-        // only while the kernel starts.
+        // only while the kernel starts, but for `ima_htable`, which is a word that is exchanged
+        // whole; only whether it is null is looked at.
         let (htable, chip, sha1, lookup, algorithm, extra) = unsafe {
             (
                 symbols.ima_htable.as_ptr().read_volatile(),

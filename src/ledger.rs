@@ -48,20 +48,46 @@ pub(crate) struct Violation {
 }
 
 impl Violation {
-    /// The account of a violation record.
-    pub(crate) fn new(number: u64, record: &ListRecord<'_>) -> Result<Self> {
-        let kept = |text: &[u8]| {
+    /// Room for any.
+    pub(crate) fn blank() -> Result<Self> {
+        Ok(Self {
+            number: 0,
+            pcr: 0,
+            template: KVec::with_capacity(MAX_NAME, GFP_KERNEL)?,
+            name: KVec::with_capacity(MAX_NAME, GFP_KERNEL)?,
+        })
+    }
+
+    /// Makes a [`Violation::blank`] the account of a violation record. Nothing is allocated.
+    pub(crate) fn note(&mut self, number: u64, record: &ListRecord<'_>) {
+        self.number = number;
+        self.pcr = record.pcr();
+        for (kept, text) in [
+            (&mut self.template, record.template_name()),
+            (&mut self.name, record.name_hint()),
+        ] {
+            kept.clear();
+            for byte in text.iter().take(MAX_NAME) {
+                // There is room.
+                let _ = kept.push_within_capacity(*byte);
+            }
+        }
+    }
+
+    /// The same in no more memory than it needs.
+    fn copy(&self) -> Result<Self> {
+        let copy = |text: &[u8]| {
             let mut copy = KVec::new();
 
-            copy.extend_from_slice(text.get(..MAX_NAME).unwrap_or(text), GFP_KERNEL)?;
+            copy.extend_from_slice(text, GFP_KERNEL)?;
             Ok::<_, Error>(copy)
         };
 
         Ok(Self {
-            number,
-            pcr: record.pcr(),
-            template: kept(record.template_name())?,
-            name: kept(record.name_hint())?,
+            number: self.number,
+            pcr: self.pcr,
+            template: copy(&self.template)?,
+            name: copy(&self.name)?,
         })
     }
 }
@@ -99,8 +125,10 @@ impl Violations {
     }
 
     /// Lists one.
-    pub(crate) fn push(&mut self, violation: Violation) -> Result {
-        self.new.push_within_capacity(violation).map_err(|_| ENOMEM)
+    pub(crate) fn push(&mut self, violation: &Violation) -> Result {
+        self.new
+            .push_within_capacity(violation.copy()?)
+            .map_err(|_| ENOMEM)
     }
 }
 

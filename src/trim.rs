@@ -745,21 +745,30 @@ fn violations(
     kept: usize,
 ) -> Result<Violations, Refusal> {
     let mut list = Violations::with_room(found.violations, kept)?;
-    let mut left = found.violations;
     let mut number = before;
 
-    if left == 0 {
+    if found.violations == 0 {
         return Ok(list);
     }
-    replay::each(&mut hold.walk()?, |record| {
-        number = number.saturating_add(1);
-        if record.is_violation() {
-            if found.violations.saturating_sub(left) >= list.omitted() {
-                list.push(Violation::new(number, record)?)?;
+    // A walk may hold a mutex while it lends a record, so what is kept is allocated after that.
+    let mut violation = Violation::blank()?;
+    let mut walk = hold.walk()?;
+    for count in 0..found.violations {
+        let outcome = replay::each(&mut walk, |record| {
+            let is_violation = record.is_violation();
+
+            number = number.saturating_add(1);
+            if is_violation {
+                violation.note(number, record);
             }
-            left = left.saturating_sub(1);
+            Ok::<_, Refusal>(is_violation)
+        })?;
+
+        match outcome {
+            replay::Outcome::Matched if count < list.omitted() => {}
+            replay::Outcome::Matched => list.push(&violation)?,
+            replay::Outcome::Exhausted => return Err(Busy::Changed.into()),
         }
-        Ok::<_, Refusal>(left == 0)
-    })?;
+    }
     Ok(list)
 }

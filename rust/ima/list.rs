@@ -9,8 +9,9 @@
 
 use super::{
     lock::{
+        leave_free,
+        nanoseconds,
         Busy,
-        Counters,
         Hold,
         KernelMutexGuard, //
     },
@@ -47,6 +48,7 @@ use kernel::{
         Acquire,
         Atomic, //
     },
+    time::Instant,
 };
 
 /// The fields of a template that name the file or the event (`security/integrity/ima/ima_template.c`).
@@ -91,6 +93,8 @@ unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
 /// - `queue` is a valid `struct ima_queue_entry` and `entry` the valid `struct ima_template_entry`
 ///   of it, and they stay so for `'r`.
 /// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
+///
+/// Where a [`Walk`] whose hold is not certain lends it to a `step`, that is so for this call only.
 pub(crate) struct ListRecord<'r> {
     pub(super) ima: &'r Ima,
     pub(super) queue: NonNull<u8>,
@@ -273,8 +277,8 @@ impl Record for ListRecord<'_> {
 ///
 /// # Invariants
 ///
-/// `at` is the head of the list, or the link of a record in it as long as the list is of this
-/// generation. It stays of that if the hold is certain.
+/// As long as the list is of this generation, `at` is its head or the link of a record in it, and
+/// nothing is staged. It stays of that if the hold is certain.
 pub(crate) struct Walk<'h> {
     hold: &'h Hold<'h>,
     at: *mut list_head,
@@ -300,16 +304,18 @@ impl From<Busy> for Lost {
 }
 
 impl<'h> Walk<'h> {
-    /// `counters` are the list's own, taken during the hold.
-    pub(super) fn new(hold: &'h Hold<'h>, counters: &Counters) -> Self {
-        // INVARIANT: It is the head.
+    /// `listed` records are in the list, which is of this generation, and nothing is staged: all
+    /// looked at together, during the hold.
+    pub(super) fn new(hold: &'h Hold<'h>, listed: i64, generation: i64) -> Self {
+        // INVARIANT: It is the head, and nothing was staged. What staging adds to the generation
+        // stays in it, even when these records are deleted.
         Self {
             hold,
             at: hold.ima.symbols.ima_measurements.as_ptr(),
             records: 0,
             serialised: hold.ima.counts_serialised().then_some(0),
-            generation: counters.generation(),
-            listed: u64::try_from(counters.live).unwrap_or(0),
+            generation,
+            listed: u64::try_from(listed).unwrap_or(0),
         }
     }
 
@@ -345,7 +351,7 @@ impl<'h> Walk<'h> {
         if ima.generation(&list) == self.generation {
             Ok(Some(list))
         } else {
-            Err(Busy::Changed)
+            Err(ima.lost(&list))
         }
     }
 
@@ -384,8 +390,14 @@ impl<'h> Records for Walk<'h> {
     fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Lost> {
         task::checkpoint().map_err(|FatalSignal| Lost::Killed)?;
 
-        let _stay = self.stay()?;
+        let stay = self.stay()?;
+        let held_since = stay.as_ref().map(|_| Instant::now());
         let Ok(piece) = from_fn(|| self.next()).piece(step);
+
+        drop(stay);
+        if let Some(since) = held_since {
+            leave_free(Instant::now(), nanoseconds(since));
+        }
         Ok(piece)
     }
 }
@@ -394,8 +406,8 @@ impl<'h> Records for Walk<'h> {
 ///
 /// # Invariants
 ///
-/// `last` is the link of the record number `records` of the list, which is more than 0, as long as
-/// the list is of this generation.
+/// As long as the list is of this generation, `last` is the link of its record number `records`,
+/// which is more than 0, and nothing is staged.
 pub(crate) struct Position {
     last: *mut list_head,
     records: i64,
@@ -421,7 +433,7 @@ impl Ima {
 
 /// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
 ///
-/// The caller holds an [`super::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
+/// The caller holds an [`super::lock::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
 /// checked under it that `position` still is one of this list. `alone` is asked when the links have
 /// changed: if somebody else may be using the list, they are changed back.
 #[inline(always)]

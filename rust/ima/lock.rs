@@ -17,6 +17,7 @@ use crate::{
 };
 use core::{
     fmt,
+    hint::spin_loop,
     marker::PhantomData,
     ptr, //
 };
@@ -139,11 +140,6 @@ impl Counters {
         self.full
             .saturating_sub(self.live)
             .saturating_sub(self.staged)
-    }
-
-    /// The generation of the list: see [`Ima::generation`].
-    pub(super) fn generation(&self) -> i64 {
-        self.full.wrapping_sub(self.live)
     }
 
     /// Whether the list is whole and may be changed.
@@ -300,10 +296,18 @@ impl Ima {
         }
     }
 
-    /// A number that appending leaves as it is, and that any other change of the list changes:
-    /// staged records and those that were removed. The latter only ever become more.
+    /// The records that are staged or were removed: a number that appending leaves as it is, and
+    /// that any other change of the list makes larger. It never becomes smaller.
     pub(super) fn generation(&self, _list: &KernelMutexGuard) -> i64 {
         self.full.read().wrapping_sub(self.live.read())
+    }
+
+    /// Why a list of another generation, or one that is suspended, cannot be used.
+    #[cold]
+    pub(super) fn lost(&self, list: &KernelMutexGuard) -> Busy {
+        let counters = self.counters_locked(list);
+
+        counters.check().err().unwrap_or(Busy::Changed)
     }
 
     /// Whether measuring is suspended.
@@ -376,10 +380,13 @@ impl<'i> Hold<'i> {
     /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock, unless the current
     /// task is the writer.
     pub(crate) fn walk(&self) -> Result<Walk<'_>, Busy> {
-        let counters = self.ima.counters();
+        let list = self.ima.extend_list_mutex();
+        let counters = self.ima.counters_locked(&list);
+        let generation = self.ima.generation(&list);
 
+        drop(list);
         counters.check()?;
-        Ok(Walk::new(self, &counters))
+        Ok(Walk::new(self, counters.live, generation))
     }
 
     /// Whether records cannot leave the list during the hold.
@@ -402,20 +409,23 @@ impl<'i> Hold<'i> {
         let measure = self.ima.measure_mutex();
         let own = isize::from(self.ima.guarded).saturating_add(1);
 
-        match (self.side, self.ima.opened(&measure)?) {
-            (Side::Reader, Opened::Readers(users)) if users == own => {}
+        let descriptors = match (self.side, self.ima.opened(&measure)?) {
+            (Side::Reader, Opened::Readers(users)) if users == own => None,
             (Side::Reader, Opened::Readers(users)) => {
                 return Err(Busy::Readers(users.saturating_sub(own) as i64));
             }
-            (Side::Writer, Opened::Here { descriptors }) => alone(descriptors)?,
+            (Side::Writer, Opened::Here { descriptors }) => {
+                alone(descriptors)?;
+                Some(descriptors)
+            }
             _ => return Err(Busy::Changed),
-        }
+        };
         // INVARIANT: We are counted as often as we should, so nobody else is; or the current task
         // is the writer, and nobody else has its descriptors.
         Ok(Exclusive {
             ima: self.ima,
-            side: self.side,
-            measure,
+            descriptors,
+            _measure: measure,
             _hold: PhantomData,
         })
     }
@@ -436,17 +446,18 @@ impl Drop for Hold<'_> {
 ///
 /// - Nobody but us has a measurement list file open: neither [`Ima::guard`] nor the one [`Hold`],
 ///   which lives for `'h`, reads one now. While this exists, nobody can open one.
-/// - If the current task is the writer, this was so when it was last looked at.
+/// - If the current task is the writer, this was so when it was last looked at; `descriptors` is
+///   how often it has them open then.
 pub(crate) struct Exclusive<'i, 'h> {
     ima: &'i Ima,
-    side: Side,
-    measure: KernelMutexGuard,
+    descriptors: Option<isize>,
+    _measure: KernelMutexGuard,
     _hold: PhantomData<&'h mut ()>,
 }
 
 impl<'i, 'h> Exclusive<'i, 'h> {
-    /// Makes sure that the records up to `position` could be cut off. Takes
-    /// `ima_extend_list_mutex` shortly.
+    /// Makes sure that the records up to `position` could be cut off, unless the list contradicts
+    /// itself. Takes `ima_extend_list_mutex` shortly.
     pub(crate) fn check(&mut self, position: &Position) -> Result<(), Busy> {
         self.lock_list().check(position)
     }
@@ -501,24 +512,15 @@ impl ListLock<'_, '_, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
     /// walked, that none of it is staged, and that measuring goes on.
     ///
-    /// When the walk began nothing was staged ([`Hold::walk`]). If the generation is the same,
-    /// nothing is staged now, as what was removed only becomes more.
+    /// Nothing is staged as long as the list is of the generation of a [`Position`].
     fn check(&self, position: &Position) -> Result<(), Busy> {
         let ima = self.exclusive.ima;
 
         if ima.generation(&self.list) == position.generation() && !ima.is_suspended(&self.list) {
             Ok(())
         } else {
-            Err(self.why())
+            Err(ima.lost(&self.list))
         }
-    }
-
-    /// Why the list cannot be cut.
-    #[cold]
-    fn why(&self) -> Busy {
-        let counters = self.exclusive.ima.counters_locked(&self.list);
-
-        counters.check().err().unwrap_or(Busy::Changed)
     }
 
     /// Cuts off the records up to `position`. On an error nothing was changed.
@@ -529,19 +531,25 @@ impl ListLock<'_, '_, '_> {
         // Who took a descriptor of the writer away after it was looked at may be going along the
         // list right now, without a lock, and still has it then. Who takes one from here on finds
         // the rest of the list only.
-        let exclusive = &*self.exclusive;
-        list::cut(
-            exclusive.ima,
-            &mut self.list,
-            position,
-            || match exclusive.side {
-                Side::Reader => Ok(()),
-                Side::Writer => match exclusive.ima.opened(&exclusive.measure)? {
-                    Opened::Here { descriptors } => alone(descriptors),
-                    Opened::Readers(_) => Err(Busy::Changed),
-                },
-            },
-        )
+        let Exclusive {
+            ima, descriptors, ..
+        } = *self.exclusive;
+
+        list::cut(ima, &mut self.list, position, || {
+            descriptors.map_or(Ok(()), alone)
+        })
+    }
+}
+
+/// For how long a mutex that is to be taken again is left free, at most: holds are shorter, unless
+/// the task did not run all the time.
+const LONGEST_PAUSE_NS: u64 = 100_000;
+
+/// Leaves `ima_extend_list_mutex`, free since then, free for as long as it was held: whoever spins
+/// on it would otherwise come too late again and again.
+pub(super) fn leave_free(since: Instant<Monotonic>, hold_ns: u64) {
+    while nanoseconds(since) < hold_ns.min(LONGEST_PAUSE_NS) {
+        spin_loop();
     }
 }
 

@@ -27,7 +27,10 @@ use super::{
         member,
         ListRecord, //
     },
-    lock::nanoseconds,
+    lock::{
+        leave_free,
+        nanoseconds, //
+    },
     Ima,
 };
 use crate::{
@@ -39,7 +42,6 @@ use crate::{
     },
 };
 use core::{
-    hint::spin_loop,
     ptr::{
         self,
         NonNull, //
@@ -74,10 +76,6 @@ const BATCH: usize = 64;
 
 /// How many pieces of memory are freed together, at most.
 const GATHERED: usize = 32;
-
-/// For how long the mutex is left free between two batches, at most: holds are shorter, unless the
-/// task did not run all the time.
-const LONGEST_PAUSE_NS: u64 = 100_000;
 
 /// How many buckets the hash table has: `IMA_MEASURE_HTABLE_SIZE` (`ima.h`). It is checked against
 /// the memory that the table has.
@@ -479,9 +477,7 @@ impl<'i> Sweep<'i> {
                 return swept == Swept::All;
             }
             between();
-            while nanoseconds(free_since) < hold_ns.min(LONGEST_PAUSE_NS) {
-                spin_loop();
-            }
+            leave_free(free_since, hold_ns);
             task::cond_resched();
         }
     }
