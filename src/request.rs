@@ -81,6 +81,24 @@ pub struct Statement<T> {
     pub totals: Totals,
 }
 
+/// That what was written could not be read, and for which error: what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unread(pub Errno);
+
+impl fmt::Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Errno::Inval | Errno::TooBig => write!(
+                f,
+                "({}): a request is one write of at most {MAX_REQUEST} bytes at offset 0",
+                self.0
+            ),
+            Errno::NoMem => write!(f, "({}): there is no memory to read it", self.0),
+            _ => write!(f, "({}): what was written cannot be read", self.0),
+        }
+    }
+}
+
 /// What a request is written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grammar {

@@ -21,7 +21,8 @@ use crate::{
     report::Totals,
     request::{
         self,
-        Statement, //
+        Statement,
+        Unread, //
     },
     rust::{
         evidence,
@@ -109,11 +110,10 @@ impl Trimmer {
     /// counts are not believed; otherwise what a trim may be refused with.
     pub(crate) fn restore(&self, text: Result<&[u8]>) -> Result<(), Errno> {
         text.map_err(|error| {
-            log_warn!(
-                "starting values refused: they are one write of at most {} bytes at offset 0",
-                request::MAX_REQUEST
-            );
-            Refusal::from(error)
+            let refusal = Refusal::from(error);
+
+            log_warn!("starting values refused {}", Unread(refusal.errno));
+            refusal
         })
         .and_then(|text| self.take_over(text))
         .map_err(|refusal| refusal.errno)

@@ -49,7 +49,8 @@ use crate::{
     request::{
         self,
         Reclaim,
-        Request, //
+        Request,
+        Unread, //
     },
     rust::{
         evidence::{
@@ -455,11 +456,7 @@ impl Trimmer {
             Err(error) => {
                 let refusal = Refusal::from(error);
 
-                log_warn!(
-                    "trim refused ({}): a request is one write of at most {} bytes at offset 0",
-                    refusal.errno,
-                    request::MAX_REQUEST
-                );
+                log_warn!("trim refused {}", Unread(refusal.errno));
                 Err(refusal)
             }
         };

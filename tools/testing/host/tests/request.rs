@@ -6,7 +6,8 @@ use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
 use ima_trim_host::errno::Errno;
 use ima_trim_host::report::Totals;
 use ima_trim_host::request::{
-    parse, parse_starting_pcrs, Grammar, Reclaim, Request, RequestError, Statement, MAX_REQUEST,
+    parse, parse_starting_pcrs, Grammar, Reclaim, Request, RequestError, Statement, Unread,
+    MAX_REQUEST,
 };
 use ima_trim_host::values::PcrValues;
 
@@ -918,6 +919,24 @@ fn messages_say_what_is_wrong_and_what_to_do() {
         read(&[b'x'; 16385]).unwrap_err().to_string(),
         "request of 16385 bytes is longer than 16384: give fewer PCR values"
     );
+}
+
+#[test]
+fn what_cannot_be_read_says_what_to_do() {
+    for (errno, message) in [
+        (
+            Errno::Inval,
+            "(EINVAL): a request is one write of at most 16384 bytes at offset 0",
+        ),
+        (
+            Errno::TooBig,
+            "(E2BIG): a request is one write of at most 16384 bytes at offset 0",
+        ),
+        (Errno::NoMem, "(ENOMEM): there is no memory to read it"),
+        (Errno::Fault, "(EFAULT): what was written cannot be read"),
+    ] {
+        assert_eq!(Unread(errno).to_string(), message);
+    }
 }
 
 #[test]
