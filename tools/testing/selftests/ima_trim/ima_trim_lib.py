@@ -34,7 +34,6 @@ STARTING_PCRS = DIRECTORY + "/starting_pcrs"
 VERIFY = DIRECTORY + "/verify"
 VIOLATIONS = DIRECTORY + "/violations"
 STATUS = DIRECTORY + "/status"
-VERIFY = DIRECTORY + "/verify"
 BINARY = IMA + "/binary_runtime_measurements"
 ASCII = IMA + "/ascii_runtime_measurements"
 # Only with CONFIG_IMA_STAGING.
