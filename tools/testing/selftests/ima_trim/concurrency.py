@@ -121,9 +121,8 @@ def _():
     trimmed = 0
     try:
         for number in range(25):
+            lib.wait_for(lambda: lib.count() >= 10, "records that others append")
             history = lib.history()
-            if history.total == history.trimmed:
-                continue
             # A point in the middle, then the last one: the list must go on across the cut.
             point = history.total if number % 2 else (history.trimmed + history.total + 1) // 2
             pcr = min(history.records[point - 1].pcr, 11)
@@ -141,7 +140,7 @@ def _():
     os.close(ask)
     lib.invariant()
     lib.lists_agree()
-    check(trimmed > 100, f"{trimmed} records trimmed of {appended} appended: too few for this test")
+    check(trimmed > 100, f"{trimmed} records trimmed of {appended} appended")
 
 
 @test("evmctl: the records trimmed and those left match the TPM")

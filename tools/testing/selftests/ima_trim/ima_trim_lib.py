@@ -115,6 +115,14 @@ def equal(found, expected, what):
         raise Failure(f"{what}: found {found!r}, expected {expected!r}")
 
 
+def wait_for(condition, what, seconds=60):
+    """Waits until a condition holds. Fails the test if that takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        check(time.monotonic() < deadline, f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+
+
 def main(policy=True, module=True, parameters=""):
     """Runs the tests of the file: the plan comes first, so that a test that is lost is noticed."""
     sys.stdout.reconfigure(line_buffering=True)
