@@ -377,8 +377,9 @@ def _(mode):
         lib.trim(f"{everything()} {mode}")
         few.append(longest_hold())
     lib.ksft.print_msg(f"{mode}: {FEW} records {few} ns, {MANY + 200} records {hold[mode]} ns")
-    # 25 times as many, with the violations. What else runs on the machine makes some difference.
-    for _ in range(2):
+    # 25 times as many, with the violations. A virtual CPU that the host has something else to do for lengthens one hold by
+    # milliseconds, and of many records some hold nearly always meets that: so it is the least of several trims that tells.
+    for _ in range(10):
         if hold[mode] <= 20 * min(few):
             break
         clean()
@@ -457,12 +458,15 @@ def _():
         lib.invariant_moving()
         # And again, of what came meanwhile, over and over.
         for _ in range(10):
+            lib.wait_for(lambda: lib.count() > 1, "records that others append")
             log = lib.history()
             end = (log.trimmed + log.total + 1) // 2
             outcome = lib.request(f"{log.tokens(end)} flush")
             equal((outcome.error, outcome.result), (None, "trimmed"), f"outcome {outcome}")
             lib.invariant_moving()
             lib.request(f"{log.tokens(end)} flush")
+        # There has to be something left to look at.
+        lib.wait_for(lambda: lib.count() > 20, "records that others append")
     finally:
         os.write(ask, b"xx")
         appended = [child.result() for child in children]
@@ -471,7 +475,7 @@ def _():
     lib.lists_agree()
     log = lib.history()
     left = {record.hint.decode() for record in log.records[log.trimmed:]}
-    check(len(left) > 20, f"{len(left)} records left: too few for this test")
+    check(len(left) > 20, f"{len(left)} records left")
     known = [name for some in appended for name in some if f"{lib.FILES}/{name}" in left]
     equal(len(known), len(left), "records of these processes that are left")
     equal(sum(measure(name) for name in known), 0, "records appended by what is in the list")
