@@ -24,7 +24,7 @@ def _():
 
 
 def test_slab():
-    """The kernel's own statistics, where it has them (CONFIG_SLUB_DEBUG)."""
+    """The kernel's own statistics (CONFIG_SLUB_DEBUG)."""
     def template_data():
         # kmalloc-64 has the digest of a record; there may be variants of it for random placement. What is freed stays
         # with the CPUs and counts as used until the caches are shrunk.
@@ -48,7 +48,8 @@ def test_slab():
     check(before - after > 300, f"kmalloc-64 had {before} objects and has {after} after the trim of 400 records")
 
 
-if os.path.exists("/proc/slabinfo"):
+# The debug kernel of this name goes without them. With any other kernel that has none the test fails.
+if not lib.platform.release().endswith("-variant"):
     test("the slab caches show that template data is given back")(test_slab)
 
 
