@@ -7,7 +7,7 @@ import os
 import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
-FILES = [lib.TRIM, lib.STARTING_PCRS, lib.VIOLATIONS, lib.STATUS]
+FILES = [lib.TRIM, lib.STARTING_PCRS, lib.VERIFY, lib.VIOLATIONS, lib.STATUS]
 
 
 class Mode:
