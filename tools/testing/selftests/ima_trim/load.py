@@ -142,7 +142,7 @@ def _():
 @test("opening all files in several processes during many cycles: they are there or not, nothing else happens")
 def _():
     asked, ask = os.pipe()
-    names = ["trim", "starting_pcrs", "violations", "status", "."]
+    names = ["trim", "starting_pcrs", "verify", "violations", "status", "."]
 
     def opener(number):
         os.nice(19)
@@ -156,7 +156,8 @@ def _():
                 except OSError as failure:
                     outcome = lib.error_name(failure.errno)
                 else:
-                    if name != "." and number:
+                    # Reading verify replays the list, which would keep the module for most of the time.
+                    if name not in (".", "verify") and number:
                         os.read(fd, 100)
                     os.close(fd)
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
