@@ -123,8 +123,11 @@ def wait_for(condition, what, seconds=60):
         time.sleep(0.005)
 
 
-def main(policy=True, module=True, parameters=""):
-    """Runs the tests of the file: the plan comes first, so that a test that is lost is noticed."""
+def main(policy=True, module=True, parameters="", prepare=None):
+    """Runs the tests of the file: the plan comes first, so that a test that is lost is noticed.
+
+    `prepare` is what the file itself has to set up before them.
+    """
     sys.stdout.reconfigure(line_buffering=True)
     ksft.print_header()
     ksft.set_plan(len(_tests))
@@ -136,6 +139,8 @@ def main(policy=True, module=True, parameters=""):
             load_policy()
         if module and not loaded():
             load(parameters=parameters)
+        if prepare:
+            prepare()
     except Exception as error:
         print(f"Bail out! setting up failed: {error}")
         ksft.exit_fail()

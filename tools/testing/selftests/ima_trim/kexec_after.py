@@ -10,10 +10,16 @@ import os
 import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
 
-with open(os.path.join(lib.CARRIED, "starting_pcrs"), encoding="ascii") as file:
-    SAVED = file.read()
-BEFORE = lib.parse(lib.read(os.path.join(lib.CARRIED, "history")))
-GONE = lib.Starting(SAVED.encode()).records
+# What was carried over the kexec, once prepare() has read it: the text that was saved, all records, and how many were gone.
+SAVED = BEFORE = GONE = None
+
+
+def prepare():
+    """Reads what kexec_before.py left."""
+    global SAVED, BEFORE, GONE
+    SAVED = lib.read(os.path.join(lib.CARRIED, "starting_pcrs")).decode("ascii")
+    BEFORE = lib.parse(lib.read(os.path.join(lib.CARRIED, "history")))
+    GONE = lib.Starting(SAVED.encode()).records
 
 
 def adopt():
@@ -86,4 +92,4 @@ def _():
     equal(lib.evmctl(lib.history().records), 0, "exit status")
 
 
-lib.main()
+lib.main(prepare=prepare)

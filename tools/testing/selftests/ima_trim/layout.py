@@ -93,11 +93,18 @@ def refused(btf, changes, pattern):
     check(not lib.loaded() and not os.path.exists(lib.DIRECTORY), "something of the module is there")
 
 
-lib.load(lib.TEST_MODULE)
-BTF = Btf(lib.read(DEVICE))
-# A name that no member of these has, and types that none of them is of.
-OTHER = BTF.offset("bootloader_type") if b"\0bootloader_type\0" in BTF.blob else BTF.offset("task_struct")
-TASK = BTF.ids[KINDS["struct"], "task_struct"]
+# Those of the kernel, once prepare() has read them.
+BTF = OTHER = TASK = None
+
+
+def prepare():
+    """Loads the tests' own module, and reads the BTF."""
+    global BTF, OTHER, TASK
+    lib.load(lib.TEST_MODULE)
+    BTF = Btf(lib.read(DEVICE))
+    # A name that no member of these has, and types that none of them is of.
+    OTHER = BTF.offset("bootloader_type") if b"\0bootloader_type\0" in BTF.blob else BTF.offset("task_struct")
+    TASK = BTF.ids[KINDS["struct"], "task_struct"]
 
 
 @test("these are all the members that the module uses, and the kernel has each of them")
@@ -156,4 +163,4 @@ def _():
     lib.unload("ima_trim_test")
 
 
-lib.main(module=False)
+lib.main(module=False, prepare=prepare)
