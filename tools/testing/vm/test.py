@@ -6,8 +6,9 @@ each scenario.
     test.py [--debug kernel]... [--seconds n] [name]
 
 All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
-of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set time
-take this one. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
+time take this one. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the
+same.
 """
 
 import argparse
@@ -126,6 +127,7 @@ def read_scenarios(kernel, asked, seconds):
             # A test that hangs leaves some time to those after it.
             test_limit=max(20, limit * 4 // 5 + (seconds or 0) // 5), directory="/harness/selftests/ima_trim",
         )
+        job.environment["IMA_TRIM_DISPOSABLE"] = "1"
         if seconds:
             job.environment["TEST_SECONDS"] = str(seconds)
         if kernel != STOCK:

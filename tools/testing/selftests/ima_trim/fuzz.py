@@ -182,9 +182,9 @@ def _():
 
 @test("all kinds of operations ended in all ways that matter")
 def _():
-    for what in ("request: trimmed", "request: dry-run", "request: not read", "write of trim: EINVAL", "write of trim: ENOENT", "write of trim: E2BIG",
-                 "write of trim: EBADMSG", "write of starting_pcrs: EINVAL", "write of starting_pcrs: EKEYREJECTED",
-                 "write of starting_pcrs: done", "read of verify: done", "write of status: EBADF"):
+    for what in ("request: trimmed", "request: dry-run", "request: not read", "write of trim: EINVAL",
+                 "write of trim: ENOENT", "write of trim: E2BIG", "write of trim: EBADMSG", "write of starting_pcrs: EINVAL",
+                 "write of starting_pcrs: EKEYREJECTED", "write of starting_pcrs: done", "read of verify: done", "write of status: EBADF"):
         check(found[what], f"never: {what}")
 
 
