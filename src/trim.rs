@@ -566,7 +566,7 @@ impl Trimmer {
 
         let counters = hold.counters();
         counters.check()?;
-        let foreign = self.look();
+        let foreign = self.ledger.lock().notice(&counters);
         if foreign != 0 {
             log_warn!(
                 "trim refused: somebody else removed {foreign} records, so the starting PCR values \

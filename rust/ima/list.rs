@@ -12,6 +12,7 @@ use super::{
         leave_free,
         nanoseconds,
         Busy,
+        Counters,
         Hold,
         KernelMutexGuard, //
     },
@@ -304,9 +305,8 @@ impl From<Busy> for Lost {
 }
 
 impl<'h> Walk<'h> {
-    /// `listed` records are in the list, which is of this generation, and nothing is staged: all
-    /// looked at together, during the hold.
-    pub(super) fn new(hold: &'h Hold<'h>, listed: i64, generation: i64) -> Self {
+    /// The counters were read during the hold, and checked.
+    pub(super) fn new(hold: &'h Hold<'h>, counters: &Counters) -> Self {
         // INVARIANT: It is the head, and nothing was staged. What staging adds to the generation
         // stays in it, even when these records are deleted.
         Self {
@@ -314,8 +314,8 @@ impl<'h> Walk<'h> {
             at: hold.ima.symbols.ima_measurements.as_ptr(),
             records: 0,
             serialised: hold.ima.counts_serialised().then_some(0),
-            generation,
-            listed: u64::try_from(listed).unwrap_or(0),
+            generation: counters.generation(),
+            listed: u64::try_from(counters.live).unwrap_or(0),
         }
     }
 

@@ -142,6 +142,12 @@ impl Counters {
             .saturating_sub(self.staged)
     }
 
+    /// The records that are staged or were removed: a number that appending leaves as it is, and
+    /// that any other change of the list makes larger. It never becomes smaller.
+    pub(super) fn generation(&self) -> i64 {
+        self.full.wrapping_sub(self.live)
+    }
+
     /// Whether the list is whole and may be changed.
     pub(crate) fn check(&self) -> Result<(), Busy> {
         if self.suspended {
@@ -277,6 +283,9 @@ impl Ima {
     }
 
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
+    //
+    // One function for all: code that did not run for a while makes a hold several times as long.
+    #[inline(never)]
     pub(crate) fn counters(&self) -> Counters {
         self.counters_locked(&self.extend_list_mutex())
     }
@@ -296,8 +305,7 @@ impl Ima {
         }
     }
 
-    /// The records that are staged or were removed: a number that appending leaves as it is, and
-    /// that any other change of the list makes larger. It never becomes smaller.
+    /// [`Counters::generation`], of the two counters alone.
     pub(super) fn generation(&self, _list: &KernelMutexGuard) -> i64 {
         self.full.read().wrapping_sub(self.live.read())
     }
@@ -380,13 +388,10 @@ impl<'i> Hold<'i> {
     /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock, unless the current
     /// task is the writer.
     pub(crate) fn walk(&self) -> Result<Walk<'_>, Busy> {
-        let list = self.ima.extend_list_mutex();
-        let counters = self.ima.counters_locked(&list);
-        let generation = self.ima.generation(&list);
+        let counters = self.counters();
 
-        drop(list);
         counters.check()?;
-        Ok(Walk::new(self, counters.live, generation))
+        Ok(Walk::new(self, &counters))
     }
 
     /// Whether records cannot leave the list during the hold.
@@ -484,20 +489,31 @@ impl<'i, 'h> Exclusive<'i, 'h> {
     #[inline(always)]
     fn lock_list(&mut self) -> ListLock<'i, 'h, '_> {
         // Reading the clock takes as long as all else that is done in the hold: it is read outside,
-        // unless the mutex has to be waited for.
-        let since = Instant::now();
-        let (list, since) = match self.ima.try_extend_list_mutex() {
-            Some(list) => (list, since),
-            None => (self.ima.extend_list_mutex(), Instant::now()),
-        };
+        // unless the mutex has to be waited for longer than for a short hold.
+        for _ in 0..TRIES {
+            let since = Instant::now();
+
+            if let Some(list) = self.ima.try_extend_list_mutex() {
+                return ListLock {
+                    exclusive: self,
+                    since,
+                    list,
+                };
+            }
+            spin_loop();
+        }
+        let list = self.ima.extend_list_mutex();
 
         ListLock {
             exclusive: self,
-            since,
+            since: Instant::now(),
             list,
         }
     }
 }
+
+/// How often a mutex that is not free is tried before it is waited for.
+const TRIES: usize = 16;
 
 /// `ima_extend_list_mutex` is held, within an [`Exclusive`].
 ///
