@@ -219,7 +219,7 @@ def trims(most, repeats):
         sizes.append(min(sizes[-1] * 10 if sizes else FEW, most))
     begin()
     # Code that is run for the first time has yet to be translated by the emulator.
-    for mode in ("keep", "flush"):
+    for mode in ("dry-run", "keep", "flush"):
         with watched("probe"):
             request(f"{fill(FEW)} {mode}")
             longest_hold()
@@ -234,6 +234,10 @@ def trims(most, repeats):
             for mode in ("keep", "flush"):
                 for watch in ("probe", "appender"):
                     text = fill(records)
+                    if mode == "keep":
+                        with watched(watch) as longest:
+                            request(f"{text} dry-run")
+                            result("hold", method="dry-run", watch=watch, records=records, longest=longest())
                     with watched(watch) as longest:
                         outcome = request(f"{text} {mode}")
                         own = longest_hold()

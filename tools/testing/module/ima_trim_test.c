@@ -139,8 +139,17 @@ static u64 take_mutex(void)
 	/* What preempts this thread is no wait for the mutex. */
 	if (!mutex_trylock(extend_list_mutex)) {
 		u64 since = ktime_get_ns();
+		bool taken;
 
-		mutex_lock(extend_list_mutex);
+		/*
+		 * mutex_lock() spins with cpu_relax(), for which the emulator leaves the guest's
+		 * code: that takes longer than the holds that are looked for.
+		 */
+		do {
+			taken = mutex_trylock(extend_list_mutex);
+		} while (!taken && !need_resched());
+		if (!taken)
+			mutex_lock(extend_list_mutex);
 		waited = ktime_get_ns() - since;
 	}
 	mutex_unlock(extend_list_mutex);
