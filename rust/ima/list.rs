@@ -431,42 +431,71 @@ impl Ima {
     }
 }
 
-/// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
+/// What a cut is about to change.
+pub(super) struct Ends {
+    /// The link of the first record.
+    first: *mut list_head,
+    /// The link of the first record behind the cut, or the head.
+    rest: *mut list_head,
+    /// The records that will be left.
+    left: i64,
+}
+
+/// Looks at what a cut up to `position` would change.
 ///
 /// The caller holds an [`super::lock::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
-/// checked under it that `position` still is one of this list. `alone` is asked when the links have
-/// changed: if somebody else may be using the list, they are changed back.
+/// checked under it that `position` still is one of this list.
 #[inline(always)]
-pub(super) fn cut(
-    ima: &Ima,
-    _list: &mut KernelMutexGuard,
-    position: Position,
-    alone: impl FnOnce() -> Result<(), Busy>,
-) -> Result<Cut, Busy> {
+pub(super) fn ends(ima: &Ima, _list: &KernelMutexGuard, position: &Position) -> Result<Ends, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
-
     let left = ima.live.read().wrapping_sub(position.records);
 
     if left < 0 {
         return Err(Busy::Changed);
     }
-    // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head. The two
-    // links that change are first looked at from both sides: a list that contradicts itself would
-    // be a BUG at the next append, with the mutex held.
+    // The two links are looked at from both sides: a list that contradicts itself would be a BUG at
+    // the next append, with the mutex held.
     //
     // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
-    // `Position`. Under the mutex nobody else writes to them. Without it only `next` is read, by who
-    // goes along the list: there are no readers, unless `alone` tells of one, which finds one of two
-    // links that both lead to records of the list, as the store is volatile, like `WRITE_ONCE()`.
-    // There are no walks of this module: they borrow the hold, which the `Exclusive` borrows mutably.
-    let first = unsafe {
+    // `Position`. Under the mutex nobody else writes to them.
+    unsafe {
         let first = (*head).next;
         let rest = (*last).next;
 
-        if (*first).prev != head || (*rest).prev != last {
-            return Err(Busy::Corrupt);
+        if (*first).prev == head && (*rest).prev == last {
+            Ok(Ends { first, rest, left })
+        } else {
+            Err(Busy::Corrupt)
         }
+    }
+}
+
+/// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
+///
+/// The caller has what [`ends`] gave for `position` since it took `ima_extend_list_mutex`, which is
+/// `_list`, and still holds what was needed for that. `alone` is asked when the links have changed:
+/// if somebody else may be using the list, they are changed back.
+#[inline(always)]
+pub(super) fn cut(
+    ima: &Ima,
+    _list: &mut KernelMutexGuard,
+    position: Position,
+    ends: Ends,
+    alone: impl FnOnce() -> Result<(), Busy>,
+) -> Result<Cut, Busy> {
+    let head = ima.symbols.ima_measurements.as_ptr();
+    let last = position.last;
+    let Ends { first, rest, left } = ends;
+
+    // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head.
+    //
+    // SAFETY: `head` and `rest` are links of this list, by what the caller has. Under the mutex
+    // nobody else writes to them. Without it only `next` is read, by who goes along the list: there
+    // are no readers, unless `alone` tells of one, which finds one of two links that both lead to
+    // records of the list, as the store is volatile, like `WRITE_ONCE()`. There are no walks of this
+    // module: they borrow the hold, which the `Exclusive` borrows mutably.
+    unsafe {
         (&raw mut (*head).next).write_volatile(rest);
         (*rest).prev = head;
         if let Err(busy) = alone() {
@@ -474,8 +503,7 @@ pub(super) fn cut(
             (*rest).prev = last;
             return Err(busy);
         }
-        first
-    };
+    }
 
     ima.live.set(left);
     if let Some(size) = position.serialised {

@@ -5,6 +5,7 @@
 use super::{
     list::{
         self,
+        Ends,
         Position,
         Walk, //
     },
@@ -461,10 +462,10 @@ pub(crate) struct Exclusive<'i, 'h> {
 }
 
 impl<'i, 'h> Exclusive<'i, 'h> {
-    /// Makes sure that the records up to `position` could be cut off, unless the list contradicts
-    /// itself. Takes `ima_extend_list_mutex` shortly.
+    /// Makes sure that the records up to `position` could be cut off. Takes `ima_extend_list_mutex`
+    /// shortly.
     pub(crate) fn check(&mut self, position: &Position) -> Result<(), Busy> {
-        self.lock_list().check(position)
+        self.lock_list().check(position).map(|_| ())
     }
 
     /// Cuts off the records up to `position`, in constant time. Takes `ima_extend_list_mutex`
@@ -526,14 +527,15 @@ struct ListLock<'i, 'h, 'e> {
 
 impl ListLock<'_, '_, '_> {
     /// Checks that the records up to `position` can be cut off: that the list is the one that was
-    /// walked, that none of it is staged, and that measuring goes on.
+    /// walked, that none of it is staged, that measuring goes on, and that the links are right.
     ///
     /// Nothing is staged as long as the list is of the generation of a [`Position`].
-    fn check(&self, position: &Position) -> Result<(), Busy> {
+    #[inline(always)]
+    fn check(&self, position: &Position) -> Result<Ends, Busy> {
         let ima = self.exclusive.ima;
 
         if ima.generation(&self.list) == position.generation() && !ima.is_suspended(&self.list) {
-            Ok(())
+            list::ends(ima, &self.list, position)
         } else {
             Err(ima.lost(&self.list))
         }
@@ -542,7 +544,7 @@ impl ListLock<'_, '_, '_> {
     /// Cuts off the records up to `position`. On an error nothing was changed.
     #[inline(always)]
     fn cut(&mut self, position: Position) -> Result<Cut, Busy> {
-        self.check(&position)?;
+        let ends = self.check(&position)?;
 
         // Who took a descriptor of the writer away after it was looked at may be going along the
         // list right now, without a lock, and still has it then. Who takes one from here on finds
@@ -551,7 +553,7 @@ impl ListLock<'_, '_, '_> {
             ima, descriptors, ..
         } = *self.exclusive;
 
-        list::cut(ima, &mut self.list, position, || {
+        list::cut(ima, &mut self.list, position, ends, || {
             descriptors.map_or(Ok(()), alone)
         })
     }

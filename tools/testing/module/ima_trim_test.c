@@ -17,6 +17,8 @@
  *            in ns: what interrupts and whoever preempts the thread make of a hold of that length.
  *   hash     write "<records> <bytes> <algorithm> ...": extends for so many records, each of so many
  *            bytes in every algorithm, with nothing else. Gives the nanoseconds taken.
+ *   links    N or Y: whether the link of the list's first record leads back to the head, which only
+ *            a cut looks at. Off, the list must not be trimmed by anybody but the module.
  *
  * And /dev/ima_trim_btf is the kernel's BTF, to be written to.
  */
@@ -296,6 +298,36 @@ static int hash_get(char *buffer, const struct kernel_param *kp)
 static const struct kernel_param_ops hash_ops = { .set = hash_set, .get = hash_get };
 module_param_cb(hash, &hash_ops, NULL, 0600);
 
+static struct list_head *measurements;
+static struct list_head *broken;
+
+static int links_set(const char *value, const struct kernel_param *kp)
+{
+	bool right;
+	int ret = kstrtobool(value, &right);
+
+	if (ret)
+		return ret;
+	mutex_lock(extend_list_mutex);
+	if (right && broken) {
+		broken->prev = measurements;
+		broken = NULL;
+	} else if (!right && !broken && !list_empty(measurements)) {
+		broken = measurements->next;
+		broken->prev = broken;
+	}
+	mutex_unlock(extend_list_mutex);
+	return 0;
+}
+
+static int links_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%c\n", broken ? 'N' : 'Y');
+}
+
+static const struct kernel_param_ops links_ops = { .set = links_set, .get = links_get };
+module_param_cb(links, &links_ops, NULL, 0600);
+
 /* The kernel's own mapping of its BTF cannot be written to. */
 static ssize_t btf_write(struct file *file, const char __user *from, size_t count, loff_t *pos)
 {
@@ -344,8 +376,10 @@ static int __init ima_trim_test_init(void)
 
 	extend_list_mutex = find("ima_extend_list_mutex");
 	tpm_chip = find("ima_tpm_chip");
+	measurements = find("ima_measurements");
 	btf_start = find("__start_BTF");
-	if (!extend_list_mutex || !tpm_chip || !*tpm_chip || !btf_start || stop <= btf_start)
+	if (!extend_list_mutex || !tpm_chip || !*tpm_chip || !measurements || !btf_start ||
+	    stop <= btf_start)
 		return -ENOENT;
 	btf_size = stop - btf_start;
 	return misc_register(&btf_device);
@@ -357,6 +391,8 @@ static void __exit ima_trim_test_exit(void)
 		kthread_stop(probe.task);
 	if (appender.task)
 		kthread_stop(appender.task);
+	if (broken)
+		broken->prev = measurements;
 	if (suspended)
 		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
 	misc_deregister(&btf_device);
