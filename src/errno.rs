@@ -14,7 +14,7 @@ use core::fmt;
 pub enum Errno {
     /// `ENOENT`: no record matches.
     NoEnt,
-    /// `EINTR`: a fatal signal arrived.
+    /// `EINTR`: a signal arrived.
     Intr,
     /// `EIO`: a TPM or a hash did not work.
     Io,

@@ -43,9 +43,14 @@ pub(crate) type Values = PcrValues<KVec<Value>>;
 
 /// The kernel's error of an error number.
 ///
-/// `kernel::error::code` has not all of them before Linux 7.3.
+/// `EINTR` is that of a task with a signal, or what the kernel takes for one: a task that was stopped
+/// or frozen meanwhile. It changed nothing, so the system call may be made again.
 pub(crate) fn error(errno: Errno) -> Error {
-    Error::from_errno(errno.code().saturating_neg())
+    match errno {
+        Errno::Intr => ERESTARTSYS,
+        // `kernel::error::code` has not all of them before Linux 7.3.
+        errno => Error::from_errno(errno.code().saturating_neg()),
+    }
 }
 
 /// What the module was loaded on.

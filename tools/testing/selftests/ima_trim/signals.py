@@ -112,6 +112,24 @@ def write_once(fd, text):
     return lib.error_name(ctypes.get_errno()) if written < 0 else None
 
 
+class Others:
+    """Two processes that make requests all the time, so that any other has to wait."""
+
+    def __enter__(self):
+        asked, self.ask = os.pipe()
+
+        def have_turn():
+            while not lib.select.select([asked], [], [], 0)[0]:
+                lib.request(NOWHERE)
+
+        self.children = [lib.Child(have_turn) for _ in range(2)]
+
+    def __exit__(self, *_):
+        os.write(self.ask, b"xx")
+        for child in self.children:
+            child.result()
+
+
 def interrupted(text):
     """Makes a request while others have the turn, with signals that are handled, until three ended early.
 
@@ -132,20 +150,9 @@ def interrupted(text):
 
 @test("EINTR for a request that waits for another's end, by a signal that is handled; it changes nothing and says so")
 def _():
-    asked, ask = os.pipe()
-
-    def have_turn():
-        while not lib.select.select([asked], [], [], 0)[0]:
-            lib.request(NOWHERE)
-
     before = lib.snapshot()
-    others = [lib.Child(have_turn) for _ in range(2)]
-    try:
+    with Others():
         found, last = lib.in_child(interrupted, NOWHERE)
-    finally:
-        os.write(ask, b"xx")
-        for other in others:
-            other.result()
     errors = [error for error, _ in found]
     check(errors.count("EINTR") == 3, f"requests were not interrupted as often as they should: {errors}")
     # Some have their turn before the signal.
@@ -155,6 +162,41 @@ def _():
         equal((fields["result"], fields["errno"], fields["records"]), ("refused", error, "0"), f"reply {reply!r}")
     equal(last[0], "ENOENT", "error of the same without signals")
     lib.unchanged(before, "a request that was interrupted")
+
+
+def restarted(text):
+    """The errors of requests while others have the turn, with a signal each whose handler has system calls made again."""
+    heard = []
+    signal.signal(signal.SIGALRM, lambda *_: heard.append(1))
+    signal.siginterrupt(signal.SIGALRM, False)
+    found = []
+    fd = os.open(lib.TRIM, os.O_RDWR)
+    for _ in range(6):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+        found.append(write_once(fd, text))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return found, len(heard)
+
+
+@test("the same with a handler that has system calls made again: the request is carried out, as after a stop or a freeze")
+def _():
+    with Others():
+        found, heard = lib.in_child(restarted, NOWHERE)
+    equal(found, ["ENOENT"] * 6, "errors")
+    check(heard >= 4, f"{heard} signals")
+
+
+@test("a request that is stopped while it waits goes on when it is continued")
+def _():
+    with Others():
+        for _ in range(3):
+            child = lib.Child(lambda: write_once(os.open(lib.TRIM, os.O_WRONLY), NOWHERE))
+            for _ in range(3):
+                time.sleep(0.01)
+                os.kill(child.pid, signal.SIGSTOP)
+                time.sleep(0.005)
+                os.kill(child.pid, signal.SIGCONT)
+            equal(child.result(), "ENOENT", "error")
 
 
 @test("the next request waits for nobody and trims")
