@@ -199,6 +199,11 @@ impl PcrSet {
         Self(self.0 | other.0)
     }
 
+    /// The PCRs that are in both sets.
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The PCRs of this set that are not in the other.
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

@@ -50,7 +50,9 @@ pub(crate) struct Verdict {
     pub(crate) verified: PcrSet,
     /// PCRs of which at least one bank has another value.
     pub(crate) refuted: PcrSet,
-    /// PCRs that records extended.
+    /// PCRs that records extended before the TPM was read.
+    pub(crate) extended: PcrSet,
+    /// PCRs that records extended, those that arrived meanwhile included.
     pub(crate) seen: PcrSet,
     /// Records that were replayed.
     pub(crate) records: u64,
@@ -130,7 +132,8 @@ pub(crate) fn verify(
         |_, _| {},
     )?;
 
-    let pcrs = wanted.union(replay.seen());
+    let extended = replay.seen();
+    let pcrs = wanted.union(extended);
     for pcr in pcrs.iter() {
         for (bank, info) in banks.iter() {
             let value = machine.read_pcr(bank, pcr).map_err(|error| {
@@ -187,6 +190,7 @@ pub(crate) fn verify(
         pcrs,
         verified,
         refuted: pcrs.without(verified),
+        extended,
         seen: replay.seen(),
         records: replay.records(),
         violations: replay.violations(),

@@ -152,7 +152,7 @@ pub(crate) struct Ledger {
     starting: Values,
     /// PCRs that `starting_pcrs` lists: that of IMA, and those that a trimmed record extended.
     listed: PcrSet,
-    /// PCRs whose starting values are a fact.
+    /// PCRs whose starting values are a fact, and that records extend.
     verified: PcrSet,
     /// PCRs whose starting values do not lead to what the TPM has.
     refuted: PcrSet,
@@ -247,6 +247,11 @@ impl Ledger {
         self.foreign(counters) == 0 && self.verified.contains(pcr)
     }
 
+    /// Whether one of these values is another than the starting value, which is a fact.
+    pub(crate) fn contradicts(&self, values: &Values, bank: usize, pcr: Pcr) -> bool {
+        self.verified.contains(pcr) && self.starting.get(bank, pcr) != values.get(bank, pcr)
+    }
+
     /// The PCRs that have to be stated with starting values: those listed, and those seen.
     pub(crate) fn known(&self) -> PcrSet {
         self.listed.union(self.seen)
@@ -266,7 +271,7 @@ impl Ledger {
             .saturating_sub(self.violations.len() as u64);
         self.totals = totals;
         self.listed = self.listed.union(verdict.pcrs);
-        self.verified = verdict.verified;
+        self.verified = self.proved(verdict);
         self.refuted = PcrSet::new();
         self.seen = self.seen.union(verdict.seen);
         self.accounted = removed(counters);
@@ -279,7 +284,7 @@ impl Ledger {
         pcrs.without(self.verified).without(self.refuted)
     }
 
-    /// Of these PCRs, one whose starting values are not a fact.
+    /// Of these PCRs, one whose starting values are not known to be a fact.
     pub(crate) fn unverified(&self, pcrs: PcrSet) -> Option<Pcr> {
         pcrs.without(self.verified).iter().next()
     }
@@ -296,17 +301,24 @@ impl Ledger {
         self.seen = self.seen.union(seen);
     }
 
-    /// Notes a verdict. What was verified once stays so: the starting values only change by a
-    /// replay from them.
+    /// Notes a verdict. Once records extend a PCR and it was verified, its starting values stay so:
+    /// they only change by a replay from them. Until then something else may extend it.
     ///
     /// Gives the PCRs that were refuted just now.
     pub(crate) fn judge(&mut self, verdict: &Verdict) -> PcrSet {
         let news = self.undecided(verdict.refuted);
 
-        self.verified = self.verified.union(verdict.verified);
+        self.verified = self.verified.union(self.proved(verdict));
         self.refuted = self.refuted.union(verdict.refuted).without(self.verified);
         self.seen = self.seen.union(verdict.seen);
         news
+    }
+
+    /// The PCRs whose starting values a verdict has shown to be a fact for good.
+    fn proved(&self, verdict: &Verdict) -> PcrSet {
+        verdict
+            .verified
+            .intersection(self.seen.union(verdict.extended))
     }
 
     /// How much is known of the starting values.

@@ -17,7 +17,11 @@ use crate::{
         Verdict, //
     },
     errno::Errno,
-    ledger::removed,
+    ledger::{
+        removed,
+        Ledger, //
+    },
+    machine::Values,
     report::Totals,
     request::{
         self,
@@ -49,8 +53,12 @@ enum Doubt {
     Violations { stated: u64, least: u64 },
     /// The counts contradict each other.
     Contradiction,
+    /// Nothing is missing here, and the value is another one.
+    Known { bank: &'static str, pcr: usize },
     /// The account here is whole, and another one.
     Whole { own: Totals },
+    /// More is known here to be gone.
+    Less { own: Totals },
 }
 
 impl fmt::Display for Doubt {
@@ -75,9 +83,18 @@ impl fmt::Display for Doubt {
                  list; write it again if there are some just now"
             ),
             Self::Contradiction => f.write_str("records=, violations= and trims= contradict each other"),
+            Self::Known { bank, pcr } => write!(
+                f,
+                "{bank}:{pcr}: nothing is missing here, and its starting value is another"
+            ),
             Self::Whole { own } => write!(
                 f,
                 "nothing is missing here: records={}, violations={} and trims={} stand",
+                own.records, own.violations, own.trims
+            ),
+            Self::Less { own } => write!(
+                f,
+                "records={}, violations={} and trims={} are known here: state these, or more",
                 own.records, own.violations, own.trims
             ),
         }
@@ -174,14 +191,9 @@ impl Trimmer {
             log_warn!("starting values refused: somebody removed records meanwhile");
             return Err(Errno::Uclean.into());
         }
-        let whole = ledger.is_whole(&counters, machine.measure_pcr);
-        let own = ledger.totals();
-        if whole && own != totals {
+        if let Err(doubt) = self.check_account(&ledger, &counters, &from, &totals, &verdict) {
             drop(ledger);
-            return Err(Doubt::Whole { own }.into());
-        }
-        if !whole {
-            self.check_counts(&totals, &counters, &verdict)?;
+            return Err(doubt.into());
         }
         let replaced = ledger.restore(from, totals, &verdict, &counters);
         drop(ledger);
@@ -214,6 +226,46 @@ impl Trimmer {
             }
         }
         Ok(())
+    }
+
+    /// Whether the values and counts agree with what is known of the records that are gone.
+    fn check_account(
+        &self,
+        ledger: &Ledger,
+        counters: &Counters,
+        values: &Values,
+        totals: &Totals,
+        verdict: &Verdict,
+    ) -> Result<(), Doubt> {
+        let own = ledger.totals();
+
+        // Once its records are gone another value could lead to what the TPM has, too: to what
+        // something else made of it.
+        if ledger.foreign(counters) == 0 {
+            for pcr in verdict.pcrs.iter() {
+                for (bank, info) in self.machine.banks.iter() {
+                    if ledger.contradicts(values, bank, pcr) {
+                        return Err(Doubt::Known {
+                            bank: info.name,
+                            pcr: pcr.index(),
+                        });
+                    }
+                }
+            }
+        }
+        if ledger.is_whole(counters, self.machine.measure_pcr) {
+            return match own == *totals {
+                true => Ok(()),
+                false => Err(Doubt::Whole { own }),
+            };
+        }
+        if totals.records < own.records
+            || totals.violations < own.violations
+            || totals.trims < own.trims
+        {
+            return Err(Doubt::Less { own });
+        }
+        self.check_counts(totals, counters, verdict)
     }
 
     /// Whether the counts agree with those of IMA.

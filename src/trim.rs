@@ -528,10 +528,12 @@ impl Trimmer {
     /// Makes sure that the starting values of these PCRs are a fact.
     fn require(&self, turn: &Turn<'_>, hold: &Hold<'_>, pcrs: PcrSet) -> Result<(), Refusal> {
         let undecided = self.ledger.lock().undecided(pcrs);
+        // Of a PCR that no record extends yet this holds for the moment, and needs to for no longer.
+        let mut verified = PcrSet::new();
 
         if !undecided.is_empty() {
             match self.verify(turn, hold, undecided) {
-                Ok(_) => {}
+                Ok(verdict) => verified = verdict.verified,
                 Err(Undecided::Tpm) => {
                     log_warn!(
                         "trim refused: without the TPM's values the starting values are not verified"
@@ -541,7 +543,7 @@ impl Trimmer {
                 Err(undecided) => return Err(undecided.into()),
             }
         }
-        let unverified: Option<Pcr> = self.ledger.lock().unverified(pcrs);
+        let unverified: Option<Pcr> = self.ledger.lock().unverified(pcrs.without(verified));
         match unverified {
             None => Ok(()),
             Some(pcr) => {

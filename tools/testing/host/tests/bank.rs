@@ -91,6 +91,7 @@ fn pcr_sets() {
     assert!(Pcr::all().all(|pcr| some.contains(pcr) == [0, 10, 23].contains(&pcr.index())));
     assert_eq!(some.union(set(&[10, 11])), set(&[0, 10, 11, 23]));
     assert_eq!(some.without(set(&[10, 11])), set(&[0, 23]));
+    assert_eq!(some.intersection(set(&[10, 11])), set(&[10]));
     assert!(some.without(some).is_empty());
     assert!(!some.is_empty());
     assert_eq!(PcrSet::new(), set(&[]));

@@ -508,8 +508,12 @@ class History:
             for bank in in_banks or banks() for pcr in pcrs
         )
 
-    def statement(self, point, trims=1):
-        """What starting_pcrs has to say when the records up to this one are gone: the text of it."""
+    def statement(self, point, trims=None):
+        """What starting_pcrs has to say when the records up to this one are gone: the text of it.
+
+        Trims that nobody has counted are none, but for a first one.
+        """
+        trims = max(int(status()["trims"]), 1) if trims is None else trims
         pcrs = sorted({record.pcr for record in self.records[:point] if record.pcr < 24} | {MEASURE_PCR})
         lines = [f"{bank}:{pcr}={self.value(point, bank, pcr).hex()}" for bank in sorted(banks()) for pcr in pcrs]
         lines += [f"records={point}", f"violations={len(self.violations(0, point))}", f"trims={trims}"]

@@ -535,6 +535,8 @@ def _():
         log = blind(2)
         equal(lib.read(lib.STARTING_PCRS), b"unknown records=2\n", "starting_pcrs")
         kernel.expect("somebody else removed 2 records")
+    # One of the trims of the module itself left out.
+    refuse(stated(trims=trims - 1), "EKEYREJECTED", f"trims={trims} are known here")
     # What it said itself before that, and what would be right had nobody trimmed.
     refuse(own, "EKEYREJECTED")
     refuse(more(own, "records", 2), "EKEYREJECTED")
@@ -552,12 +554,13 @@ def _():
     lib.measure(pcr=12)
     lib.violate_tomtou()
     log = lib.history()
+    trims = int(lib.status()["trims"]) + 1
     before = len(log.violations(0, log.trimmed))
     first = log.violations(log.trimmed, log.total)[0]
     blind(first - log.trimmed)
     equal(len(log.violations(0, log.trimmed)), before + 1, "violations dropped")
-    refuse(stated(violations=before), "EKEYREJECTED", "violation")
-    accept(stated())
+    refuse(stated(violations=before, trims=trims), "EKEYREJECTED", "violation")
+    accept(stated(trims=trims))
     equal(int(lib.status()["violations_trimmed"]), before + 1, "violations_trimmed")
     settled(log)
 
@@ -566,6 +569,7 @@ def _():
 def _():
     unguarded()
     lib.measure(4)
+    trims = int(lib.status()["trims"]) + 1
     log = blind(2)
     ready, tell = os.pipe()
 
@@ -580,13 +584,13 @@ def _():
     # The lists cannot be read meanwhile.
     before = [lib.read(path) for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS)]
     with lib.KernelLog() as kernel:
-        equal(lib.restore(stated())[0], "EBUSY", "error")
+        equal(lib.restore(stated(trims=trims))[0], "EBUSY", "error")
         kernel.expect("open for writing")
     equal([lib.read(path) for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS)], before, "the files")
     child.kill()
     os.close(ready)
     os.close(tell)
-    accept(stated())
+    accept(stated(trims=trims))
     settled(log)
 
 
@@ -735,10 +739,25 @@ def _():
     lib.trim(log.tokens(log.total, pcrs=[11]), log.total)
 
 
-@test("PCR 13: its base can be written before its first record")
+@test("PCR 13: what is right before its first record proves nothing of it")
 def _():
     log = Known.log
+    lib.measure()
+    log.sync()
+    equal(lib.request(log.tokens(log.total, pcrs=[10, 13]) + " dry-run").error, None, "error of a request that names PCR 13")
     extend(13)
+    accept(with_base(13, log))
+    extend(13)
+    lib.measure(pcr=13)
+    equal(lib.status()["base"], "unverified", "base with a record of PCR 13")
+    lib.measure()
+    log.sync()
+    lib.refuse(log.tokens(log.total, pcrs=[10]), "EUCLEAN", r"PCR 13\b.*not verified")
+
+
+@test("PCR 13: its base can be written")
+def _():
+    log = Known.log
     text = with_base(13, log)
     for bank in lib.banks():
         refuse(flip(text, f"{bank}:13"), "EKEYREJECTED")
@@ -764,6 +783,22 @@ def _():
     equal(verified(), {10, 11, 12, 13}, "PCRs in verify")
     lib.invariant()
     lib.trim(log.tokens(log.total, pcrs=[10, 11, 12, 13]), log.total)
+
+
+@test("PCR 12, extended by something else while the list has no record of it: EKEYREJECTED for another base, as nothing is missing")
+def _():
+    lib.measure(pcr=12)
+    equal(lib.status()["base"], "verified", "base with a record of PCR 12")
+    log = lib.clear()[0]
+    text = lib.read(lib.STARTING_PCRS).decode()
+    for bank in lib.banks():
+        lib.tpm_extend(12, bank)
+    fields = lib.pairs(lib.read(lib.VERIFY))
+    equal({fields[f"{bank}:12"] for bank in lib.banks()}, {"mismatch"}, "what verify says of PCR 12")
+    washed = lib.re.sub(r"(\w+):12=.*", lambda match: f"{match[1]}:12={lib.tpm_value(match[1], 12).hex()}", text)
+    refuse(washed, "EKEYREJECTED", "nothing is missing here, and its starting value is another")
+    equal(lib.pairs(lib.read(lib.VERIFY)), fields, "what verify says afterwards")
+    equal(log.trimmed, log.total, "number of the last record trimmed")
 
 
 lib.main()
