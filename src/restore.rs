@@ -254,9 +254,10 @@ impl Trimmer {
             }
         }
         if ledger.is_whole(counters, self.machine.measure_pcr) {
-            return match own == *totals {
-                true => Ok(()),
-                false => Err(Doubt::Whole { own }),
+            return if own == *totals {
+                Ok(())
+            } else {
+                Err(Doubt::Whole { own })
             };
         }
         if totals.records < own.records

@@ -443,10 +443,15 @@ pub(super) struct Ends {
 
 /// Looks at what a cut up to `position` would change.
 ///
-/// The caller holds an [`super::lock::Exclusive`] and, as `_list`, `ima_extend_list_mutex`, and has
-/// checked under it that `position` still is one of this list.
+/// # Safety
+///
+/// `list` is `ima_extend_list_mutex`, and the list is of the generation of `position`.
 #[inline(always)]
-pub(super) fn ends(ima: &Ima, _list: &KernelMutexGuard, position: &Position) -> Result<Ends, Busy> {
+pub(super) unsafe fn ends(
+    ima: &Ima,
+    _list: &KernelMutexGuard,
+    position: &Position,
+) -> Result<Ends, Busy> {
     let head = ima.symbols.ima_measurements.as_ptr();
     let last = position.last;
     let left = ima.live.read().wrapping_sub(position.records);
@@ -457,8 +462,8 @@ pub(super) fn ends(ima: &Ima, _list: &KernelMutexGuard, position: &Position) -> 
     // The two links are looked at from both sides: a list that contradicts itself would be a BUG at
     // the next append, with the mutex held.
     //
-    // SAFETY: `head`, `last` and their neighbours are links of this list, by the invariants of
-    // `Position`. Under the mutex nobody else writes to them.
+    // SAFETY: `head`, `last` and their neighbours are links of this list, by the safety requirement
+    // and the invariants of `Position`. Under the mutex nobody else writes to them.
     unsafe {
         let first = (*head).next;
         let rest = (*last).next;
@@ -473,11 +478,15 @@ pub(super) fn ends(ima: &Ima, _list: &KernelMutexGuard, position: &Position) -> 
 
 /// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
 ///
-/// The caller has what [`ends`] gave for `position` since it took `ima_extend_list_mutex`, which is
-/// `_list`, and still holds what was needed for that. `alone` is asked when the links have changed:
-/// if somebody else may be using the list, they are changed back.
+/// `alone` is asked when the links have changed: if somebody else may be using the list, they are
+/// changed back.
+///
+/// # Safety
+///
+/// `list` is `ima_extend_list_mutex`, within a [`super::lock::Exclusive`], and [`ends`] gave `ends`
+/// for `position` since it was taken.
 #[inline(always)]
-pub(super) fn cut(
+pub(super) unsafe fn cut(
     ima: &Ima,
     _list: &mut KernelMutexGuard,
     position: Position,
@@ -490,7 +499,7 @@ pub(super) fn cut(
 
     // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head.
     //
-    // SAFETY: `head` and `rest` are links of this list, by what the caller has. Under the mutex
+    // SAFETY: `head` and `rest` are links of this list, by the safety requirement. Under the mutex
     // nobody else writes to them. Without it only `next` is read, by who goes along the list: there
     // are no readers, unless `alone` tells of one, which finds one of two links that both lead to
     // records of the list, as the store is volatile, like `WRITE_ONCE()`. There are no walks of this

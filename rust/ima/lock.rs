@@ -535,7 +535,8 @@ impl ListLock<'_, '_, '_> {
         let ima = self.exclusive.ima;
 
         if ima.generation(&self.list) == position.generation() && !ima.is_suspended(&self.list) {
-            list::ends(ima, &self.list, position)
+            // SAFETY: The mutex is held, and the generation was just compared under it.
+            unsafe { list::ends(ima, &self.list, position) }
         } else {
             Err(ima.lost(&self.list))
         }
@@ -553,9 +554,12 @@ impl ListLock<'_, '_, '_> {
             ima, descriptors, ..
         } = *self.exclusive;
 
-        list::cut(ima, &mut self.list, position, ends, || {
-            descriptors.map_or(Ok(()), alone)
-        })
+        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends.
+        unsafe {
+            list::cut(ima, &mut self.list, position, ends, || {
+                descriptors.map_or(Ok(()), alone)
+            })
+        }
     }
 }
 

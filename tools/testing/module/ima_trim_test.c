@@ -391,8 +391,10 @@ static void __exit ima_trim_test_exit(void)
 		kthread_stop(probe.task);
 	if (appender.task)
 		kthread_stop(appender.task);
+	mutex_lock(extend_list_mutex);
 	if (broken)
 		broken->prev = measurements;
+	mutex_unlock(extend_list_mutex);
 	if (suspended)
 		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
 	misc_deregister(&btf_device);
