@@ -386,9 +386,11 @@ impl Trimmer {
             return;
         };
 
-        let counters = hold.counters();
-        let seen = hold.walk().ok().and_then(|walk| pcrs(walk).ok());
-        let Some(seen) = seen else {
+        let Ok(walk) = hold.walk() else {
+            return;
+        };
+        let counters = *walk.began();
+        let Ok(seen) = pcrs(walk) else {
             return;
         };
         let undecided = {
@@ -566,9 +568,9 @@ impl Trimmer {
         let mut hold = self.machine.ima.hold()?;
         drop(hold.exclude()?);
 
-        let counters = hold.counters();
-        counters.check()?;
-        let foreign = self.ledger.lock().notice(&counters);
+        // The list that is walked is the one that the account is compared with, at one moment.
+        let mut walk = hold.walk()?;
+        let foreign = self.ledger.lock().notice(walk.began());
         if foreign != 0 {
             log_warn!(
                 "trim refused: somebody else removed {foreign} records, so the starting PCR values \
@@ -588,7 +590,6 @@ impl Trimmer {
             )
         };
         let mut replay = Replay::new(starting);
-        let mut walk = hold.walk()?;
         match search(
             &self.machine.banks,
             &self.machine.hashes,
@@ -598,10 +599,6 @@ impl Trimmer {
         )? {
             replay::Outcome::Matched => {}
             replay::Outcome::Exhausted => {
-                // A replay that began later in the list than its values says nothing of these.
-                if self.look() != 0 {
-                    return Err(Busy::Changed.into());
-                }
                 log_warn!(
                     "trim refused: at no record do all given values match those of the replay; \
                      {} records were replayed",
@@ -677,7 +674,6 @@ impl Trimmer {
 
         drop(hold);
         drop(replaced);
-        self.look();
         self.give_evidence(found, &totals, &evidence);
 
         log_info!(

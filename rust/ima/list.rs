@@ -278,16 +278,15 @@ impl Record for ListRecord<'_> {
 ///
 /// # Invariants
 ///
-/// As long as the list is of this generation, `at` is its head or the link of a record in it, and
-/// nothing is staged. It stays of that if the hold is certain.
+/// As long as the list is of the generation of `began`, `at` is its head or the link of a record in
+/// it, and nothing is staged. It stays of that if the hold is certain.
 pub(crate) struct Walk<'h> {
     hold: &'h Hold<'h>,
     at: *mut list_head,
     records: u64,
     /// What the records take when serialised, if IMA counts that.
     serialised: Option<usize>,
-    generation: i64,
-    listed: u64,
+    began: Counters,
 }
 
 /// Why a walk cannot go on.
@@ -306,7 +305,7 @@ impl From<Busy> for Lost {
 
 impl<'h> Walk<'h> {
     /// The counters were read during the hold, and checked.
-    pub(super) fn new(hold: &'h Hold<'h>, counters: &Counters) -> Self {
+    pub(super) fn new(hold: &'h Hold<'h>, began: Counters) -> Self {
         // INVARIANT: It is the head, and nothing was staged. What staging adds to the generation
         // stays in it, even when these records are deleted.
         Self {
@@ -314,15 +313,19 @@ impl<'h> Walk<'h> {
             at: hold.ima.symbols.ima_measurements.as_ptr(),
             records: 0,
             serialised: hold.ima.counts_serialised().then_some(0),
-            generation: counters.generation(),
-            listed: u64::try_from(counters.live).unwrap_or(0),
+            began,
         }
+    }
+
+    /// IMA's counters when the walk began. What is concluded from them holds for all of the walk.
+    pub(crate) fn began(&self) -> &Counters {
+        &self.began
     }
 
     /// How many records were in the list when the walk began. The TPM had been extended by all of
     /// them by then, because appending holds the mutex until it is.
     pub(crate) fn listed(&self) -> u64 {
-        self.listed
+        u64::try_from(self.began.live).unwrap_or(0)
     }
 
     /// Where the walk is now, to be cut there: nowhere if it is still at the head.
@@ -336,7 +339,7 @@ impl<'h> Walk<'h> {
             last: self.at,
             records,
             serialised: self.serialised,
-            generation: self.generation,
+            generation: self.began.generation(),
         })
     }
 
@@ -348,7 +351,7 @@ impl<'h> Walk<'h> {
         let ima = self.hold.ima;
         let list = ima.extend_list_mutex();
 
-        if ima.generation(&list) == self.generation {
+        if ima.generation(&list) == self.began.generation() {
             Ok(Some(list))
         } else {
             Err(ima.lost(&list))

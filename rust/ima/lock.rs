@@ -392,7 +392,7 @@ impl<'i> Hold<'i> {
         let counters = self.counters();
 
         counters.check()?;
-        Ok(Walk::new(self, &counters))
+        Ok(Walk::new(self, counters))
     }
 
     /// Whether records cannot leave the list during the hold.
