@@ -19,6 +19,8 @@
 #include <linux/moduleparam.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
+#include <linux/sched/task.h>
+#include <linux/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/tpm.h>
@@ -111,6 +113,17 @@ static int ima_trim_count_list(const void *data, struct file *file, unsigned int
 /* More descriptors are not gone through: a mutex may be held that every measurement waits for. */
 #define MAX_DESCRIPTORS 4096
 
+/* A descriptor is taken from another task under this lock: fget_task(), fget_task_next(). */
+void ima_trim_descriptors_lock(void)
+{
+	task_lock(current);
+}
+
+void ima_trim_descriptors_unlock(void)
+{
+	task_unlock(current);
+}
+
 /*
  * How many descriptors of measurement lists, open for writing, the current task has that nobody else
  * can use, or -1 if somebody can use one of them, or the task has room for too many descriptors.
@@ -125,8 +138,6 @@ long ima_trim_lists_unshared(void)
 	rcu_read_unlock();
 	if (room > MAX_DESCRIPTORS)
 		return -1;
-	/* What was stored to the list comes before the look at who may be reading it. */
-	smp_mb();
 	if (atomic_read(&current->files->count) != 1)
 		return -1;
 	iterate_fd(current->files, 0, ima_trim_count_list, &lists);

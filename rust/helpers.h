@@ -26,6 +26,8 @@ const void *ima_trim_exported_data(void);
 bool ima_trim_fatal_signal_pending(void);
 void ima_trim_cond_resched(void);
 void *ima_trim_current(void);
+void ima_trim_descriptors_lock(void);
+void ima_trim_descriptors_unlock(void);
 long ima_trim_lists_unshared(void);
 void *ima_trim_zalloc(size_t size);
 

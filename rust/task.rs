@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a long loop owes the rest of the system.
+//! The current task: what it owes the rest of the system, and who can have its descriptors.
 
 use super::ffi;
+use core::marker::PhantomData;
 
 /// A fatal signal is pending: the task is to give up what it does and end.
 pub(crate) struct FatalSignal;
@@ -16,6 +17,28 @@ pub(crate) fn checkpoint() -> Result<(), FatalSignal> {
         Err(FatalSignal)
     } else {
         Ok(())
+    }
+}
+
+/// Nobody takes a descriptor from the current task: each way to do so, `pidfd_getfd(2)` say, goes
+/// through `fget_task()` or `fget_task_next()` (`fs/file.c`), which take `alloc_lock`.
+///
+/// Tasks that share its table of descriptors need not, but they count as users of the table. Nothing
+/// may sleep as long as this lasts.
+pub(super) struct Descriptors(PhantomData<*mut ()>);
+
+impl Descriptors {
+    /// Takes `alloc_lock`.
+    pub(super) fn lock() -> Self {
+        ffi::ima_trim_descriptors_lock();
+        Self(PhantomData)
+    }
+}
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        // SAFETY: The current task took it when this was made, as it is not `Send`.
+        unsafe { ffi::ima_trim_descriptors_unlock() };
     }
 }
 

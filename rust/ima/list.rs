@@ -479,42 +479,32 @@ pub(super) unsafe fn ends(
     }
 }
 
-/// Cuts off the records up to `position`, in constant time. On an error nothing was changed.
-///
-/// `alone` is asked when the links have changed: if somebody else may be using the list, they are
-/// changed back.
+/// Cuts off the records up to `position`, in constant time.
 ///
 /// # Safety
 ///
 /// `list` is `ima_extend_list_mutex`, within a [`super::lock::Exclusive`], and [`ends`] gave `ends`
-/// for `position` since it was taken.
+/// for `position` since it was taken. If the current task is the writer, nobody else has its
+/// descriptors nor gets one meanwhile.
 #[inline(always)]
 pub(super) unsafe fn cut(
     ima: &Ima,
     _list: &mut KernelMutexGuard,
     position: Position,
     ends: Ends,
-    alone: impl FnOnce() -> Result<(), Busy>,
-) -> Result<Cut, Busy> {
+) -> Cut {
     let head = ima.symbols.ima_measurements.as_ptr();
-    let last = position.last;
     let Ends { first, rest, left } = ends;
 
     // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head.
     //
     // SAFETY: `head` and `rest` are links of this list, by the safety requirement. Under the mutex
-    // nobody else writes to them. Without it only `next` is read, by who goes along the list: there
-    // are no readers, unless `alone` tells of one, which finds one of two links that both lead to
-    // records of the list, as the store is volatile, like `WRITE_ONCE()`. There are no walks of this
-    // module: they borrow the hold, which the `Exclusive` borrows mutably.
+    // nobody else accesses them: who goes along the list without it has a descriptor of a list, and
+    // there is nobody, by the safety requirement. There are no walks of this module either: they
+    // borrow the hold, which the `Exclusive` borrows mutably.
     unsafe {
-        (&raw mut (*head).next).write_volatile(rest);
+        (*head).next = rest;
         (*rest).prev = head;
-        if let Err(busy) = alone() {
-            (&raw mut (*head).next).write_volatile(first);
-            (*rest).prev = last;
-            return Err(busy);
-        }
     }
 
     ima.live.set(left);
@@ -529,6 +519,6 @@ pub(super) unsafe fn cut(
         }
     }
 
-    // SAFETY: They are out of the list, and linked from `first` to `last` as before.
-    Ok(unsafe { Cut::new(first, position.records.unsigned_abs()) })
+    // SAFETY: They are out of the list, and linked from `first` to the last as before.
+    unsafe { Cut::new(first, position.records.unsigned_abs()) }
 }

@@ -14,7 +14,10 @@ use super::{
 };
 use crate::{
     errno::Errno,
-    rust::ffi, //
+    rust::{
+        ffi,
+        task::Descriptors, //
+    },
 };
 use core::{
     fmt,
@@ -546,20 +549,26 @@ impl ListLock<'_, '_, '_> {
     #[inline(always)]
     fn cut(&mut self, position: Position) -> Result<Cut, Busy> {
         let ends = self.check(&position)?;
-
-        // Who took a descriptor of the writer away after it was looked at may be going along the
-        // list right now, without a lock, and still has it then. Who takes one from here on finds
-        // the rest of the list only.
         let Exclusive {
             ima, descriptors, ..
         } = *self.exclusive;
 
-        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends.
-        unsafe {
-            list::cut(ima, &mut self.list, position, ends, || {
-                descriptors.map_or(Ok(()), alone)
-            })
-        }
+        // Who took a descriptor of the writer away after it was looked at may be going along the
+        // list right now, without a lock, and still has it. Who takes one when the links have changed
+        // finds the rest of the list only.
+        let _kept = match descriptors {
+            Some(descriptors) => {
+                let kept = Descriptors::lock();
+
+                alone(descriptors)?;
+                Some(kept)
+            }
+            None => None,
+        };
+
+        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends. If
+        // the current task is the writer, nobody else had its descriptors just now, which are kept.
+        Ok(unsafe { list::cut(ima, &mut self.list, position, ends) })
     }
 }
 
