@@ -213,10 +213,34 @@ int ima_trim_audit(const char *cause, u64 records, u64 violations,
 	return 0;
 }
 
+/*
+ * Some drivers of TPMs wait interruptibly, and end a command when a signal is pending: tpm_tis with
+ * interrupts does. IMA goes on when an extend failed, but from there on nothing replays to what the
+ * TPM has; and a request takes long enough for signals to be pending at its end. So they wait.
+ */
+static void block_signals(sigset_t *before)
+{
+	sigset_t all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, before);
+}
+
+static void unblock_signals(sigset_t *before)
+{
+	sigprocmask(SIG_SETMASK, before, NULL);
+}
+
 /* @data ends with a NUL that @len does not count: IMA takes it for a name, too. */
 int ima_trim_measure(const u8 *data, size_t len)
 {
-	return ima_measure_critical_data("ima_trim", "trim", data, len, false, NULL, 0);
+	sigset_t before;
+	int ret;
+
+	block_signals(&before);
+	ret = ima_measure_critical_data("ima_trim", "trim", data, len, false, NULL, 0);
+	unblock_signals(&before);
+	return ret;
 }
 
 u32 ima_trim_tpm_banks(const struct tpm_chip *chip)
@@ -240,11 +264,14 @@ int ima_trim_pcr_read(struct tpm_chip *chip, u32 pcr, u16 alg_id, u8 *value,
 		      size_t size)
 {
 	struct tpm_digest digest = { .alg_id = alg_id };
+	sigset_t before;
 	int ret;
 
 	if (size > sizeof(digest.digest))
 		return -EINVAL;
+	block_signals(&before);
 	ret = tpm_pcr_read(chip, pcr, &digest);
+	unblock_signals(&before);
 	if (ret)
 		return ret;
 	memcpy(value, digest.digest, size);

@@ -8,6 +8,8 @@
  *            "measure func=CRITICAL_DATA label=ima_trim_test". Gives the nanoseconds taken, and the
  *            number of buffers ever measured: each has its number, in decimal digits.
  *   tpm      N or Y: whether IMA extends the TPM. Off, the values of PCRs and list part.
+ *   signals  Y or N: whether a pending signal ends a command of the TPM, as with drivers that wait
+ *            interruptibly.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
  *            "<times> <longest wait in ns>" since Y was written last; a mutex that was free is no
  *            wait.
@@ -32,6 +34,8 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/rwsem.h>
+#include <linux/sched/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/tpm.h>
@@ -125,7 +129,47 @@ static int tpm_get(char *buffer, const struct kernel_param *kp)
 static const struct kernel_param_ops tpm_ops = { .set = tpm_set, .get = tpm_get };
 module_param_cb(tpm, &tpm_ops, NULL, 0600);
 
-/* A thread that does something over and over and keeps the longest time that it took. */
+static struct tpm_class_ops interruptible;
+static const struct tpm_class_ops *driver;
+
+static int send_interruptibly(struct tpm_chip *chip, u8 *buffer, size_t size, size_t length)
+{
+	return signal_pending(current) ? -ETIME : driver->send(chip, buffer, size, length);
+}
+
+static int signals_set(const char *value, const struct kernel_param *kp)
+{
+	struct tpm_chip *chip = *tpm_chip;
+	bool on;
+	int ret = kstrtobool(value, &on);
+
+	if (ret)
+		return ret;
+	down_write(&chip->ops_sem);
+	if (!chip->ops) {
+		ret = -ENODEV;
+	} else if (on && !driver) {
+		driver = chip->ops;
+		memcpy(&interruptible, driver, sizeof(interruptible));
+		interruptible.send = send_interruptibly;
+		chip->ops = &interruptible;
+	} else if (!on && driver) {
+		chip->ops = driver;
+		driver = NULL;
+	}
+	up_write(&chip->ops_sem);
+	return ret;
+}
+
+static int signals_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%c\n", driver ? 'Y' : 'N');
+}
+
+static const struct kernel_param_ops signals_ops = { .set = signals_set, .get = signals_get };
+module_param_cb(signals, &signals_ops, NULL, 0600);
+
+/* A thread that does something over and over, and keeps the times that it took. */
 struct watch {
 	u64 (*act)(void);
 	unsigned int rest_us;
@@ -397,6 +441,7 @@ static void __exit ima_trim_test_exit(void)
 	mutex_unlock(extend_list_mutex);
 	if (suspended)
 		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
+	signals_set("N", NULL);
 	misc_deregister(&btf_device);
 }
 
