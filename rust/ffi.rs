@@ -47,6 +47,7 @@ unsafe extern "C" {
 
     pub(super) safe fn ima_trim_fatal_signal_pending() -> bool;
     pub(super) safe fn ima_trim_cond_resched();
+    pub(super) safe fn ima_trim_may_log() -> bool;
     pub(super) safe fn ima_trim_current() -> *mut c_void;
     pub(super) safe fn ima_trim_descriptors_lock();
     pub(super) fn ima_trim_descriptors_unlock();

@@ -17,6 +17,7 @@
 #include <linux/magic.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
+#include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
@@ -84,6 +85,14 @@ void ima_trim_cond_resched(void)
 	cond_resched();
 }
 
+/* For what whoever may read a file can cause as often as they like. */
+bool ima_trim_may_log(void)
+{
+	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	return __ratelimit(&state);
+}
+
 void *ima_trim_current(void)
 {
 	return current;
@@ -144,9 +153,10 @@ long ima_trim_lists_unshared(void)
 	return lists.shared ? -1 : lists.unshared;
 }
 
+/* For what can be done without: nobody is killed to make room for it. */
 void *ima_trim_zalloc(size_t size)
 {
-	return kzalloc(size, GFP_KERNEL);
+	return kzalloc(size, GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN);
 }
 
 /* As misc_open() does: from here on the file holds a reference on the owner of @fops. */

@@ -330,7 +330,7 @@ impl<T: Files> Operations<T> {
                     },
                     "ima_trim::Descriptor"
                 ),
-                GFP_KERNEL,
+                GFP_KERNEL_ACCOUNT,
             )?;
             // SAFETY: `file` is valid, and `private_data` the driver's own.
             unsafe { (*file).private_data = descriptor.into_foreign() };

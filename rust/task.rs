@@ -20,6 +20,11 @@ pub(crate) fn checkpoint() -> Result<(), FatalSignal> {
     }
 }
 
+/// Whether a line may be logged that whoever may read a file can cause: not too often.
+pub(crate) fn may_log() -> bool {
+    ffi::ima_trim_may_log()
+}
+
 /// Nobody takes a descriptor from the current task: each way to do so, `pidfd_getfd(2)` say, goes
 /// through `fget_task()` or `fget_task_next()` (`fs/file.c`), which take `alloc_lock`.
 ///

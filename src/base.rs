@@ -142,7 +142,10 @@ pub(crate) fn verify(
                 }
                 let name = info.name;
 
-                log_err!("TPM does not give the value of {name}:{pcr}; see its driver's messages");
+                log_limited!(
+                    log_err,
+                    "TPM does not give the value of {name}:{pcr}; see its driver's messages"
+                );
                 Undecided::Tpm
             })?;
 

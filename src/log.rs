@@ -19,6 +19,15 @@ macro_rules! log_warn {
     };
 }
 
+/// Logs, by one of the others, what whoever may read a file can cause: not too often.
+macro_rules! log_limited {
+    ($log:ident, $($arg:tt)*) => {
+        if $crate::rust::task::may_log() {
+            $log!($($arg)*)
+        }
+    };
+}
+
 /// Logs an information.
 macro_rules! log_info {
     ($($arg:tt)*) => {

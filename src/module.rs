@@ -131,16 +131,8 @@ impl kernel::Module for ImaTrim {
         let trimmer = Arc::pin_init(Trimmer::new(machine, reclaim), GFP_KERNEL)?;
 
         trimmer.begin()?;
-        {
-            let counters = trimmer.machine.ima.counters();
-            let base = trimmer.ledger.lock().base(&counters);
-
-            log_info!(
-                "loaded: {} records in the list, base={}",
-                counters.live,
-                base.as_str()
-            );
-        }
+        let counters = trimmer.machine.ima.counters();
+        let base = trimmer.ledger.lock().base(&counters);
         // Last, and nothing that can fail may follow.
         let directory =
             Directory::new(module, c"ima_trim", &trimmer, &FILES).inspect_err(|_| {
@@ -149,6 +141,11 @@ impl kernel::Module for ImaTrim {
                 )
             })?;
 
+        log_info!(
+            "loaded: {} records in the list, base={}",
+            counters.live,
+            base.as_str()
+        );
         Ok(Self {
             directory: Some(directory),
             trimmer,

@@ -7,7 +7,8 @@
 use core::fmt;
 use kernel::prelude::*;
 
-/// A text in memory that may fail to grow: writing to it then gives [`fmt::Error`].
+/// A text in memory that may fail to grow: writing to it then gives [`fmt::Error`]. It counts as
+/// memory of the current task's control group, as it may stay for as long as a descriptor does.
 pub(crate) struct Text(KVVec<u8>);
 
 impl Text {
@@ -25,7 +26,7 @@ impl Text {
 impl fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.0
-            .extend_from_slice(text.as_bytes(), GFP_KERNEL)
+            .extend_from_slice(text.as_bytes(), GFP_KERNEL_ACCOUNT)
             .map_err(|_| fmt::Error)
     }
 }

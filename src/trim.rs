@@ -346,12 +346,11 @@ impl Trimmer {
     /// Writes the text of `verify`.
     pub(crate) fn show_verify(&self, text: &mut Text) -> Result<(), Errno> {
         let turn = self.turn()?;
-        let refused = |refusal: Refusal| refusal.errno;
-        let hold = self
-            .machine
-            .ima
-            .hold()
-            .map_err(|busy| refused(busy.into()))?;
+        let refused = |busy: Busy| {
+            log_limited!(log_warn, "refused: {busy}");
+            busy.errno()
+        };
+        let hold = self.machine.ima.hold().map_err(refused)?;
 
         if self.look() != 0 {
             return Err(Errno::Uclean);
@@ -359,7 +358,10 @@ impl Trimmer {
         let known = self.ledger.lock().known();
         let verdict = self
             .verify(&turn, &hold, known)
-            .map_err(|undecided| refused(undecided.into()))?;
+            .map_err(|undecided| match undecided {
+                Undecided::Busy(busy) => refused(busy),
+                undecided => Refusal::from(undecided).errno,
+            })?;
 
         report::verify(
             text,
@@ -376,8 +378,13 @@ impl Trimmer {
     ///
     /// If that cannot be done now, it is left for later.
     pub(crate) fn catch_up(&self) {
-        if self.ledger.lock().is_decided(&self.machine.ima.counters()) {
-            return;
+        {
+            let ledger = self.ledger.lock();
+            let counters = self.machine.ima.counters();
+
+            if ledger.is_decided(&counters) || ledger.foreign(&counters) != 0 {
+                return;
+            }
         }
         let Some(turn) = self.try_turn() else {
             return;
@@ -403,7 +410,10 @@ impl Trimmer {
             ledger.undecided(seen)
         };
         if !undecided.is_empty() && self.verify(&turn, &hold, undecided).is_err() {
-            log_info!("starting values of new PCRs are left unverified for now");
+            log_limited!(
+                log_info,
+                "starting values of new PCRs are left unverified for now"
+            );
         }
     }
 
@@ -485,11 +495,15 @@ impl Trimmer {
         let hold_ns = hold_ns.max(reclaimed.hold_ns);
 
         self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);
-        if reclaimed.uncompacted != 0 {
-            log_warn!(
-                "no memory to compact {} trimmed records: they are kept as by keep",
-                reclaimed.uncompacted
-            );
+        match (mode, reclaimed.kept) {
+            (_, 0) | (Reclaim::Keep, _) => {}
+            (Reclaim::Compact, kept) => {
+                log_warn!("no memory to compact {kept} trimmed records: they are kept as by keep");
+            }
+            (Reclaim::Flush, kept) => log_warn!(
+                "somebody else removed records meanwhile: {kept} trimmed records are kept as by \
+                 keep, until the next flush"
+            ),
         }
         log_info!(
             "{}: {} bytes freed, mutex held for {} ns at most",

@@ -125,8 +125,9 @@ pub(crate) struct Reclaimed {
     pub(crate) bytes: u64,
     /// For how many nanoseconds the mutex was held at a time, at most.
     pub(crate) hold_ns: u64,
-    /// Records that were to be made small, and were not for lack of memory.
-    pub(crate) uncompacted: u64,
+    /// Records of which as much is left as `keep` leaves: with `compact` those that there was no memory
+    /// for, with `flush` all if somebody else removed records meanwhile.
+    pub(crate) kept: u64,
 }
 
 impl Reclaimed {
@@ -236,6 +237,7 @@ impl Cut {
                 // seen one have ended.
                 unsafe { record.free_rest(bins) };
             } else {
+                done.kept = done.kept.saturating_add(1);
                 link.poison();
             }
         });
@@ -272,7 +274,7 @@ impl Cut {
                         taken = taken.saturating_add(small.size());
                         *place = Some((record, small));
                     }
-                    _ => done.uncompacted = done.uncompacted.saturating_add(1),
+                    _ => done.kept = done.kept.saturating_add(1),
                 }
             });
 
@@ -591,13 +593,12 @@ impl Small {
         let slot = ima.lookup_slot;
         let size = header.checked_add(ima.lookup_size)?;
         let from = record.digest_at(slot)?;
-        let memory = ffi::ima_trim_zalloc(size).cast::<u8>();
-        let small = Self(NonNull::new(memory)?);
         // What the lookup adds to `digests` to come to the digest.
         let offset = slot
-            .checked_mul(layout.tpm_digest.size)
-            .and_then(|offset| offset.checked_add(layout.tpm_digest.digest));
-        let offset = offset?;
+            .checked_mul(layout.tpm_digest.size)?
+            .checked_add(layout.tpm_digest.digest)?;
+        let memory = ffi::ima_trim_zalloc(size).cast::<u8>();
+        let small = Self(NonNull::new(memory)?);
 
         // SAFETY: There is room for the header and the digest. The record has a digest in this slot
         // of at least this size (`Ima::new()`). The members are of these types.

@@ -3,6 +3,7 @@
 """Somebody trims through the kernel's own interface, which tells nobody: from then on nothing is certain."""
 
 import os
+import re
 import time
 
 import ima_trim_lib as lib
@@ -149,6 +150,37 @@ def _():
             break
     lib.ksft.print_msg(f"outcomes, and whether it was noticed by the walk: {found}")
     check(any(during for _, during in found), f"it never happened between walk and cut: {found}")
+
+
+@test("records that go while flush takes others out of the hash table: what is left is told, and the next flush frees it")
+def _():
+    if not lib.has_htable():
+        return
+    found = {}
+    for attempt in range(ATTEMPTS):
+        lib.measure(100)
+        log = lib.history()
+        point = log.total - 5
+        violations = len(log.violations(log.trimmed, point))
+        with lib.KernelLog() as kernel:
+            lib.write(lib.TRIM, f"{log.tokens(point)} violations={violations} flush")
+            # The worker begins some time after the request.
+            time.sleep(attempt % 8 * 0.0002)
+            lib.write(lib.ASCII, "1\n")
+            equal(lib.status()["foreign_records"], "1", "foreign_records")
+            kept = re.search(r"somebody else removed records meanwhile: (\d+) trimmed records are kept", kernel.text())
+        equal(lib.restore(log.statement(point + 1))[0], None, "error of the restore")
+        freed = int(lib.status()["bytes_freed"])
+        log.sync()
+        equal(lib.request(f"{log.tokens(log.trimmed)} flush").result, "nothing", "result of the next flush")
+        freed = int(lib.status()["bytes_freed"]) - freed
+        found[bool(kept)] = found.get(bool(kept), 0) + 1
+        lib.invariant()
+        if kept:
+            check(freed >= 128 * int(kept[1]), f"the next flush freed {freed} bytes of {kept[1]} records")
+            break
+    lib.ksft.print_msg(f"whether flush was interrupted: {found}")
+    check(found.get(True), f"it never happened during the sweep: {found}")
 
 
 @test("the guard keeps the kernel's own trim away")
