@@ -11,10 +11,10 @@
  *   signals  Y or N: whether a pending signal ends a command of the TPM, as with drivers that wait
  *            interruptibly.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
- *            "<times> <longest wait in ns>" since Y was written last; a mutex that was free is no
- *            wait.
+ *            "<times> <longest wait in ns> <what 9 of 10 waits do not exceed>" since Y was written
+ *            last; a mutex that was free is no wait. The third is of the first 4096 waits.
  *   appender Y or N: likewise, whether a thread has IMA measure a buffer every 100 us or so, with
- *            the longest time that it took.
+ *            the times that it took.
  *   stretch  write "<count> <ns>": so many stretches of so much work, with no lock. Gives the longest
  *            in ns: what interrupts and whoever preempts the thread make of a hold of that length.
  *   hash     write "<records> <bytes> <algorithm> ...": extends for so many records, each of so many
@@ -37,6 +37,7 @@
 #include <linux/rwsem.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/sort.h>
 #include <linux/string.h>
 #include <linux/tpm.h>
 #include <linux/uaccess.h>
@@ -176,6 +177,8 @@ struct watch {
 	struct task_struct *task;
 	u64 count;
 	u64 longest;
+	unsigned int kept;
+	u64 times[4096];
 };
 
 static u64 take_mutex(void)
@@ -223,6 +226,11 @@ static int watch_thread(void *data)
 		WRITE_ONCE(watch->count, watch->count + 1);
 		if (took > READ_ONCE(watch->longest))
 			WRITE_ONCE(watch->longest, took);
+		if (took && READ_ONCE(watch->kept) < ARRAY_SIZE(watch->times)) {
+			watch->times[watch->kept] = took;
+			/* Pairs with the acquire of whoever reads the times. */
+			smp_store_release(&watch->kept, watch->kept + 1);
+		}
 		if (watch->rest_us)
 			usleep_range(watch->rest_us, watch->rest_us + 50);
 		cond_resched();
@@ -251,15 +259,32 @@ static int watch_set(const char *value, const struct kernel_param *kp)
 	if (on) {
 		WRITE_ONCE(watch->count, 0);
 		WRITE_ONCE(watch->longest, 0);
+		WRITE_ONCE(watch->kept, 0);
 	}
 	return 0;
+}
+
+static int compare(const void *one, const void *other)
+{
+	return cmp_int(*(const u64 *)one, *(const u64 *)other);
 }
 
 static int watch_get(char *buffer, const struct kernel_param *kp)
 {
 	struct watch *watch = kp->arg;
+	size_t kept = smp_load_acquire(&watch->kept);
+	u64 most = 0, *times;
 
-	return sysfs_emit(buffer, "%llu %llu\n", READ_ONCE(watch->count), READ_ONCE(watch->longest));
+	times = kmemdup_array(watch->times, kept, sizeof(*times), GFP_KERNEL);
+	if (!times)
+		return -ENOMEM;
+	if (kept) {
+		sort(times, kept, sizeof(*times), compare, NULL);
+		most = times[kept - 1 - kept / 10];
+	}
+	kfree(times);
+	return sysfs_emit(buffer, "%llu %llu %llu\n", READ_ONCE(watch->count),
+			  READ_ONCE(watch->longest), most);
 }
 
 static const struct kernel_param_ops watch_ops = { .set = watch_set, .get = watch_get };
