@@ -7,7 +7,7 @@ each scenario.
 
 All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
 of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
-time take this one. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the
+time take this one, and what they counted is shown. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the
 same.
 """
 
@@ -41,7 +41,8 @@ class Tally:
 
     lock = threading.Lock()
 
-    def __init__(self):
+    def __init__(self, counts):
+        self.shows_counts = counts
         self.passed = 0
         self.failed = 0
 
@@ -54,6 +55,9 @@ class Tally:
             vm.step(f"{name + ' ':.<44} {counts}")
             for problem in problems:
                 print(textwrap.indent(problem, " " * 8), file=sys.stderr)
+            if self.shows_counts and not problems:
+                said = re.findall(r"^# (?!begin |end ).*", details, re.M)
+                print(textwrap.indent("\n".join(said), " " * 8), file=sys.stderr, flush=True)
             if problems and details:
                 lines = details.splitlines()
                 print("--- its output:" if len(lines) <= 60 else "--- the last of its output:", file=sys.stderr)
@@ -222,7 +226,7 @@ def main():
         raise vm.Failure(f"no tests are called {arguments.name}; there are: host install calls {' '.join(known)}")
 
     image = vm.get_image()
-    tally = Tally()
+    tally = Tally(counts=bool(arguments.seconds))
     # Three at a time: a guest waits for its TPM as long as it has its processors busy.
     with concurrent.futures.ThreadPoolExecutor(max_workers=3) as pool:
         running = []
