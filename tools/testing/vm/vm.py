@@ -33,7 +33,7 @@ ALARM = re.compile(
     r"|possible recursive locking|possible circular locking|possible irq lock inversion"
     r"|inconsistent lock state|suspicious RCU usage|lock held when returning|bad unlock balance"
     r"|INFO: task .* blocked|hung_task:|INFO: rcu_|soft lockup|hard LOCKUP|self-detected stall"
-    r"|UBSAN:|KASAN:|KCSAN:|kmemleak: \d+ new|refcount_t:|list_(add|del) corruption|slab-use-after-free"
+    r"|UBSAN:|KASAN:|KCSAN:|kmemleak: (\d+ new|.*(disabled|empty|Cannot))|refcount_t:|list_(add|del) corruption|slab-use-after-free"
     r"|segfault at|traps: .* trap "
 )
 
