@@ -23,7 +23,7 @@ ifdef SIGN_KEY
 	'$(KDIR)/scripts/sign-file' sha256 '$(SIGN_KEY)' '$(SIGN_CERT)' ima_trim.ko
 endif
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' CONFIG_MODULE_SIG_ALL= modules_install
-	depmod $(if $(INSTALL_MOD_PATH),-b '$(INSTALL_MOD_PATH)') "$$(cat '$(KDIR)/include/config/kernel.release')"
+	PATH=$$PATH:/usr/sbin:/sbin depmod $(if $(INSTALL_MOD_PATH),-b '$(INSTALL_MOD_PATH)') "$$(cat '$(KDIR)/include/config/kernel.release')"
 
 kdir:
 	@$(ENTER) $(VM)/kdir '$(RELEASE)'

@@ -22,7 +22,8 @@ logged() {
 	shift
 	mkdir -p "${log%/*}"
 	if ! "$@" >"$log" 2>&1 </dev/null; then
-		printf -- '--- the last lines of %s:\n' "$log" >&2
+		# In the build root the cache is elsewhere than on the machine.
+		printf -- '--- the last lines of %s:\n' "${log/#\/cache\//${IMA_TRIM_CACHE:-/cache}/}" >&2
 		tail -n 25 "$log" >&2
 		printf -- '---\n' >&2
 		return 1

@@ -7,7 +7,8 @@ each scenario.
 
 All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
 of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
-time take this one, and what they counted is shown. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the
+time take this one, and what they counted is shown; with --seed random choices are those of another run that had it. Runs in
+the build root (see enter). The last line is "N passed, N failed", and the exit status says the
 same.
 """
 
@@ -204,7 +205,7 @@ def run_guest(tally, job, kernel, image):
         problems.append(result.problem)
     problems += [f"no result from {test}" for test in sorted(left)]
     if problems:
-        details = pending + f"... of its console, {result.directory}/console.log:\n" + result.console_tail(40)
+        details = pending + f"... of its console, {vm.shown(result.directory)}/console.log:\n" + result.console_tail(40)
         tally.add(job.name, 0, problems, details)
 
 

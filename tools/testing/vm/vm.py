@@ -378,6 +378,12 @@ def find_alarms(directory):
     return list(alarms)
 
 
+def shown(path):
+    """A path of the cache as it is on the machine, outside of the build root."""
+    path = Path(path)
+    return Path(os.environ.get("IMA_TRIM_CACHE", CACHE)) / path.relative_to(CACHE) if path.is_relative_to(CACHE) else path
+
+
 def report_failure(result):
     """Says why a guest failed, with what is needed to find the cause."""
     name = result.job.name
@@ -386,7 +392,7 @@ def report_failure(result):
     if result.problem:
         print(f"error: guest {name}: {result.problem}", file=sys.stderr)
     if result.problem or result.alarms:
-        print(f"--- the last lines of its console ({result.directory}/console.log):", file=sys.stderr)
+        print(f"--- the last lines of its console ({shown(result.directory)}/console.log):", file=sys.stderr)
         print(result.console_tail(), file=sys.stderr)
         print("---", file=sys.stderr, flush=True)
 
