@@ -32,13 +32,13 @@ demo:
 	@$(ENTER) $(VM)/vm.py --name demo --no-load tools/testing/demo/session
 
 test:
-	@$(ENTER) $(VM)/test.py $(T)
+	@$(ENTER) $(VM)/test.py $(if $(SEED),--seed $(SEED)) $(T)
 
 test-debug:
-	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(T)
+	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(if $(SEED),--seed $(SEED)) $(T)
 
 storm:
-	@$(ENTER) $(VM)/test.py $(if $(KERNEL),--debug $(KERNEL)) --seconds $$((60 * $(or $(MINUTES),3))) storm
+	@$(ENTER) $(VM)/test.py $(if $(KERNEL),--debug $(KERNEL)) --seconds $$((60 * $(or $(MINUTES),3))) $(if $(SEED),--seed $(SEED)) storm
 
 fuzz:
 	@$(ENTER) $(VM)/fuzz $(or $(SECONDS),60) $(T)

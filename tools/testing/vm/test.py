@@ -3,7 +3,7 @@
 """Runs the tests: the host's with cargo, building and installing, what the module calls, and the selftests in one guest for
 each scenario.
 
-    test.py [--debug kernel]... [--seconds n] [name]
+    test.py [--debug kernel]... [--seconds n] [--seed text] [name]
 
 All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
 of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
@@ -101,10 +101,10 @@ def judge_tap(text, status):
     return passed, problems
 
 
-def read_scenarios(kernel, asked, seconds):
+def read_scenarios(kernel, asked, seconds, seed):
     """The guests to boot with the kernel of that name: see the head of the file.
 
-    `asked` is the scenario that was asked for, if it is one; `seconds` is a time that is set, or None.
+    `asked` is the scenario that was asked for, if it is one; `seconds` is a time that is set, and `seed` a seed, or None.
     """
     path = SELFTESTS / "scenarios"
     scenarios = []
@@ -135,6 +135,8 @@ def read_scenarios(kernel, asked, seconds):
         job.environment["IMA_TRIM_DISPOSABLE"] = "1"
         if seconds:
             job.environment["TEST_SECONDS"] = str(seconds)
+        if seed:
+            job.environment["TEST_SEED"] = seed
         if kernel != STOCK:
             job.environment["TEST_DEBUG"] = "1"
             job.name = f"{kernel}-{name}"
@@ -213,11 +215,12 @@ def main():
     parser = argparse.ArgumentParser(description="runs the tests")
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
+    parser.add_argument("--seed", help="what tests that make random choices make them from: they print it")
     parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, or calls")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host, install = (arguments.name in ("", name) and not arguments.debug for name in ("host", "install"))
-    scenarios = {kernel: read_scenarios(kernel, arguments.name, arguments.seconds) for kernel in kernels}
+    scenarios = {kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
     calls = arguments.name in ("", "calls")
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():

@@ -156,13 +156,16 @@ def fuzz(number, texts, deadline):
 @test(f"{SECONDS} s of random operations: each ends as it may")
 def _():
     lib.ksft.print_msg(f"TEST_SEED={SEED}")
+    random.seed(SEED)
     lib.measure(RECORDS // 2)
     lib.violate_tomtou()
     lib.measure(RECORDS // 2)
     log = lib.history()
     deadline = time.monotonic() + SECONDS
+    rounds = 0
     # Now and then there is something new to be trimmed.
     while (left := deadline - time.monotonic()) > 0:
+        rounds += 1
         log.sync()
         points = [random.randint(log.trimmed, log.total) for _ in range(4)] + [log.total]
         banks = random.sample(list(lib.banks()), random.randint(1, len(lib.banks())))
@@ -170,7 +173,7 @@ def _():
             f"{log.tokens(point, banks)} violations={len(log.violations(log.trimmed, point))}"
             f"{random.choice(('', ' dry-run', ' keep', ' compact', ' flush'))}".encode() for point in points
         ] + [f"{log.tokens(log.total, banks)} violations=77".encode()] + [lib.read(lib.STARTING_PCRS), log.statement(log.trimmed).encode(), b"sha256:10=" + b"5a" * 32]
-        children = [lib.Child(fuzz, f"{number} {left}", texts, time.monotonic() + min(left, 5)) for number in range(PROCESSES)]
+        children = [lib.Child(fuzz, f"{number} {rounds}", texts, time.monotonic() + min(left, 5)) for number in range(PROCESSES)]
         for child in children:
             counts, trimmed = child.result(SECONDS + 60)
             found.update(counts)

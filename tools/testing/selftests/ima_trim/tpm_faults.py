@@ -96,7 +96,8 @@ def _():
             reader = lib.Child(lambda: lib.pairs(lib.read(lib.VERIFY)))
             for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS):
                 equal(lib.outcome_of(lib.read, path), None, f"error of reading {path}")
-            waits = not lib.select.select([reader.reader], [], [], 0)[0]
+            # Long enough for a process to begin and to read the file, and less than the TPM is stopped.
+            waits = not lib.select.select([reader.reader], [], [], STOPPED / 4)[0]
             lines = reader.result()
         check("ok" in lines.values() and "mismatch" not in lines.values(), f"verify: {lines}")
         if waits:
