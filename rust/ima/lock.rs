@@ -494,7 +494,8 @@ impl<'i, 'h> Exclusive<'i, 'h> {
     fn lock_list(&mut self) -> ListLock<'i, 'h, '_> {
         // Reading the clock takes as long as all else that is done in the hold: it is read outside,
         // unless the mutex has to be waited for longer than for a short hold.
-        for _ in 0..TRIES {
+        let began = Instant::<Monotonic>::now();
+        while nanoseconds(began) < SHORT_WAIT_NS {
             let since = Instant::now();
 
             if let Some(list) = self.ima.try_extend_list_mutex() {
@@ -516,8 +517,8 @@ impl<'i, 'h> Exclusive<'i, 'h> {
     }
 }
 
-/// How often a mutex that is not free is tried before it is waited for.
-const TRIES: usize = 16;
+/// For how long a mutex that is not free is tried before it is waited for.
+const SHORT_WAIT_NS: u64 = 10_000;
 
 /// `ima_extend_list_mutex` is held, within an [`Exclusive`].
 ///
@@ -556,18 +557,15 @@ impl ListLock<'_, '_, '_> {
         // Who took a descriptor of the writer away after it was looked at may be going along the
         // list right now, without a lock, and still has it. Who takes one when the links have changed
         // finds the rest of the list only.
-        let _kept = match descriptors {
-            Some(descriptors) => {
-                let kept = Descriptors::lock();
+        if let Some(descriptors) = descriptors {
+            let _kept = Descriptors::lock();
 
-                alone(descriptors)?;
-                Some(kept)
-            }
-            None => None,
-        };
-
-        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends. If
-        // the current task is the writer, nobody else had its descriptors just now, which are kept.
+            alone(descriptors)?;
+            // SAFETY: As below; nobody else had the descriptors just now, and they are kept.
+            return Ok(unsafe { list::cut(ima, &mut self.list, position, ends) });
+        }
+        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends. The
+        // current task is no writer.
         Ok(unsafe { list::cut(ima, &mut self.list, position, ends) })
     }
 }
