@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import statistics
 import struct
 import subprocess
 import sys
@@ -214,6 +215,11 @@ def marked_request(text):
 
 # The parts of the bench --------------------------------------------------------------------------------------------
 
+def often(records, repeats):
+    """How many times to watch a trim of so many records: more where it takes little time."""
+    return repeats * max(1, min(5, 30_000 // records))
+
+
 def trims(most, repeats):
     """Trims of 100 records and more, by the module and then by the kernel's own deletion."""
     sizes = []
@@ -231,8 +237,10 @@ def trims(most, repeats):
             with watched(watch) as waits:
                 time.sleep(CONTROL)
                 result("hold", method="nothing", watch=watch, records=0, **waits())
+    # How long a request with keep takes, for each number of records.
+    requests = {records: [] for records in sizes}
     for records in sizes:
-        for _ in range(repeats):
+        for _ in range(often(records, repeats)):
             for mode in ("keep", "flush"):
                 for watch in ("probe", "appender"):
                     text = fill(records)
@@ -241,11 +249,13 @@ def trims(most, repeats):
                             lib.write(lib.TRIM, f"{text} dry-run")
                             result("hold", method="dry-run", watch=watch, records=records, **waits())
                     with watched(watch) as waits:
-                        lib.write(lib.TRIM, f"{text} {mode}")
+                        _, took = timed(lib.write, lib.TRIM, f"{text} {mode}")
                         # What is done when the request has returned takes the mutex with flush only. So does reading
                         # how far it is, which is no part of a trim.
                         if mode == "flush":
                             longest_hold()
+                        else:
+                            requests[records].append(took)
                         waited = waits()
                     result("hold", method=mode, watch=watch, records=records, own=longest_hold(), **waited)
                     equal(lib.Outcome(None, lib.read(lib.TRIM)).records, records, "records trimmed")
@@ -300,11 +310,13 @@ def trims(most, repeats):
     delete(most)
     result("memory", method="delete", records=most, took=full - empty, freed=full - slab())
     for records in sizes:
-        for _ in range(repeats):
+        for _ in range(often(records, repeats)):
             for watch in ("probe", "appender"):
                 append(records)
                 with watched(watch) as waits:
-                    delete(records)
+                    _, took = timed(delete, records)
+                    # There is as much time for a long append as in a request.
+                    time.sleep(max(statistics.median(requests[records]) - took, 0) / 1e9)
                     result("hold", method="delete", watch=watch, records=records, **waits())
                 if lib.count():
                     delete(lib.count())
