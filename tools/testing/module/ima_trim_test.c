@@ -10,6 +10,7 @@
  *   tpm      N or Y: whether IMA extends the TPM. Off, the values of PCRs and list part.
  *   signals  Y or N: whether a pending signal ends a command of the TPM, as with drivers that wait
  *            interruptibly.
+ *   reboot   write S: from when IMA has been told of it, a reboot is held up until S seconds from now.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
  *            "<times> <longest wait in ns> <what 9 of 10 waits do not exceed>" since Y was written
  *            last; a mutex that was free is no wait. The third is of the first 4096 waits.
@@ -27,6 +28,7 @@
 #include <linux/delay.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
+#include <linux/jiffies.h>
 #include <linux/kprobes.h>
 #include <linux/kthread.h>
 #include <linux/ktime.h>
@@ -34,6 +36,8 @@
 #include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
+#include <linux/notifier.h>
+#include <linux/reboot.h>
 #include <linux/rwsem.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -169,6 +173,31 @@ static int signals_get(char *buffer, const struct kernel_param *kp)
 
 static const struct kernel_param_ops signals_ops = { .set = signals_set, .get = signals_get };
 module_param_cb(signals, &signals_ops, NULL, 0600);
+
+static unsigned long held_until;
+
+static int hold_reboot(struct notifier_block *block, unsigned long action, void *data)
+{
+	while (time_before(jiffies, READ_ONCE(held_until)))
+		schedule_timeout_interruptible(HZ / 50 + 1);
+	return NOTIFY_DONE;
+}
+
+/* IMA's has priority 0. */
+static struct notifier_block reboot_block = { .notifier_call = hold_reboot, .priority = -1 };
+
+static int reboot_set(const char *value, const struct kernel_param *kp)
+{
+	unsigned int seconds;
+	int ret = kstrtouint(value, 0, &seconds);
+
+	if (!ret)
+		WRITE_ONCE(held_until, jiffies + seconds * HZ);
+	return ret;
+}
+
+static const struct kernel_param_ops reboot_ops = { .set = reboot_set };
+module_param_cb(reboot, &reboot_ops, NULL, 0200);
 
 /* A thread that does something over and over, and keeps the times that it took. */
 struct watch {
@@ -442,6 +471,7 @@ static struct miscdevice btf_device = {
 static int __init ima_trim_test_init(void)
 {
 	void *stop = find("__stop_BTF");
+	int ret;
 
 	extend_list_mutex = find("ima_extend_list_mutex");
 	tpm_chip = find("ima_tpm_chip");
@@ -451,7 +481,14 @@ static int __init ima_trim_test_init(void)
 	    stop <= btf_start)
 		return -ENOENT;
 	btf_size = stop - btf_start;
-	return misc_register(&btf_device);
+	held_until = jiffies;
+	ret = misc_register(&btf_device);
+	if (ret)
+		return ret;
+	ret = register_reboot_notifier(&reboot_block);
+	if (ret)
+		misc_deregister(&btf_device);
+	return ret;
 }
 
 static void __exit ima_trim_test_exit(void)
@@ -467,6 +504,7 @@ static void __exit ima_trim_test_exit(void)
 	if (suspended)
 		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
 	signals_set("N", NULL);
+	unregister_reboot_notifier(&reboot_block);
 	misc_deregister(&btf_device);
 }
 

@@ -2,13 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0
 """ESTALE once IMA has suspended measuring, which it does when the machine reboots. Ends the machine.
 
-The kernel tells IMA of the reboot first, then waits up to five seconds for the programs that it runs itself
-(usermodehelper_disable()), and only then shuts the devices down. A helper that does not end leaves these five seconds
-to the tests.
+The kernel tells IMA of the reboot, then the tests' module, which holds it up, and only then shuts the devices down.
 """
 
+import atexit
 import os
-import socket
 import time
 
 import ima_trim_lib as lib
@@ -16,8 +14,9 @@ from ima_trim_lib import check, equal, test
 
 # Records enough for a replay that can be held up on its way.
 MANY = 2000
-MODPROBE = "/proc/sys/kernel/modprobe"
-HELPER = os.path.join(lib.STATE, "helper")
+HOLD = "/sys/module/ima_trim_test/parameters/reboot"
+# For how many seconds the reboot is held up at most, and when the tests have ended: their results leave the guest then.
+LONG, REST = 90, 10
 SUSPENDED = "ima_trim: refused: IMA has suspended measuring"
 # Values that no record has.
 NOWHERE = "sha256:10=" + "5a" * 32
@@ -29,7 +28,7 @@ suspended = {}
 processes = {}
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what, seconds=60):
     """Waits until something is the case."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -116,17 +115,6 @@ def _():
         while True:
             pass
 
-    def loader():
-        # Nobody has this protocol, so the kernel asks for a module.
-        socket.socket(socket.AF_ASH, socket.SOCK_RAW)
-
-    with open(HELPER, "w", encoding="ascii") as file:
-        file.write(f"#!/bin/bash\necho >{HELPER}-runs\nexec sleep 60\n")
-    os.chmod(HELPER, 0o755)
-    lib.write(MODPROBE, HELPER + "\n")
-    lib.Child(loader)
-    wait_for(lambda: os.path.exists(HELPER + "-runs"), "the helper")
-
     processes["spinner"] = lib.Child(spinner)
     processes["trimmer"] = lib.Child(trimmer)
     os.read(ready, 1)
@@ -137,6 +125,9 @@ def _():
     # The module is counted as a reader while it replays.
     equal(lib.outcome_of(os.open, lib.ASCII, os.O_WRONLY), "EBUSY", "error of opening the list for writing")
 
+    lib.load(lib.TEST_MODULE)
+    lib.write(HOLD, str(LONG))
+    atexit.register(lib.write, HOLD, str(REST))
     lib.Child(lib.reboot)
     wait_for(lambda: not measures(), "IMA to suspend measuring")
     equal(lib.outcome_of(os.open, lib.ASCII, os.O_WRONLY), "EBUSY", "error of opening the list for writing")
