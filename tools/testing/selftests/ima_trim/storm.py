@@ -8,7 +8,8 @@ interface. Whoever trims archives the records first, as a careful agent does; th
 seen is checked as it comes: each kind of request has the outcomes that it may have. In the end the records that are gone
 have to be exactly those that somebody said to have trimmed, and all records together the value of the TPM.
 
-TEST_SECONDS is for how long (180 s), TEST_SEED what the choices are made from.
+TEST_SECONDS is for how long (180 s), TEST_SEED what the choices are made from. Where a host is so slow that not all of it has
+happened by then, there is another storm after the first, and a third.
 """
 
 import collections
@@ -453,8 +454,11 @@ def cycler(counts):
     """Saves the starting values, unloads the module, loads it and restores them."""
     archive = Archive()
     ways = Bag({"late": 1, "at once": 2})
+    took = 0
     while (yield):
-        time.sleep(random.random() * 4)
+        # Others need the module loaded, on a host where loading it takes long as well.
+        time.sleep(random.random() * max(4, 3 * took))
+        began = time.monotonic()
         # Nobody else unloads it, so the files are there.
         if ways.first == "late":
             # What was saved may not be the truth any more when it is written.
@@ -482,6 +486,7 @@ def cycler(counts):
                     bump(counts, "restored:", error)
                     ways.take()
         state_values(archive, counts)
+        took = time.monotonic() - began
 
 
 # The storm ----------------------------------------------------------------------------------------------------------
@@ -491,14 +496,25 @@ ACTORS = {
     "inspector": (inspector,), "trimmer 1": (trimmer, []), "trimmer 2": (trimmer, []), "foreigner": (foreigner, []),
     "cycler": (cycler,),
 }
+# What has to happen, in a storm that is not shorter than SHORT; and how many storms there are at most until it has.
+HAPPENS = ("records", "violations", "lists read", "verify read", "right trimmed", "dry-run dry-run", "misstated EBADMSG",
+           "stale ENOENT", "wrong ENOENT", "malformed EINVAL", "right EBUSY", "records trimmed keep", "records trimmed compact",
+           "records trimmed flush", "foreign trims", "cycles", "restored: None")
+SHORT = 120
+STORMS = 3
 counted = collections.Counter()
 trimmed = []
 found = {}
 
 
-def run(name, deadline):
+def missing():
+    """What should have happened and has not."""
+    return [what for what in HAPPENS if not counted[what]] if SECONDS >= SHORT else []
+
+
+def run(name, number, deadline):
     """One of the actors, until the time is over. Gives what it counted and what it trimmed."""
-    random.seed(f"{SEED} {name}")
+    random.seed(f"{SEED} {name} {number}")
     function, *arguments = ACTORS[name]
     counts = collections.Counter()
     actor = function(counts, *arguments)
@@ -515,16 +531,20 @@ def _():
     # All that was appended before it began.
     look(Archive())
     found["before"] = (len(lib.parse(lib.read(ARCHIVE))), int(lib.read(f"{lib.IMA}/violations")))
-    deadline = time.monotonic() + SECONDS
-    children = {name: lib.Child(run, name, deadline) for name in ACTORS}
     problems = []
-    for name, child in children.items():
-        try:
-            counts, intervals = child.result(SECONDS + 120)
-            counted.update(counts)
-            trimmed.extend((begin, end, name) for begin, end in intervals)
-        except lib.Failure as failure:
-            problems.append(f"{name}: {failure}")
+    for number in range(STORMS):
+        deadline = time.monotonic() + SECONDS
+        children = {name: lib.Child(run, name, number, deadline) for name in ACTORS}
+        for name, child in children.items():
+            try:
+                counts, intervals = child.result(SECONDS + 120)
+                counted.update(counts)
+                trimmed.extend((begin, end, name) for begin, end in intervals)
+            except lib.Failure as failure:
+                problems.append(f"{name}: {failure}")
+        bump(counted, "storms")
+        if problems or not missing():
+            break
     for what in sorted(counted):
         lib.ksft.print_msg(f"{what}: {counted[what]}")
     check(not problems, "\n".join(problems))
@@ -532,12 +552,7 @@ def _():
 
 @test("everybody had something to do")
 def _():
-    for what in ("records", "violations", "lists read", "verify read", "right trimmed", "dry-run dry-run",
-                 "misstated EBADMSG", "stale ENOENT", "wrong ENOENT", "malformed EINVAL", "right EBUSY",
-                 "records trimmed keep", "records trimmed compact", "records trimmed flush", "foreign trims", "cycles",
-                 "restored: None"):
-        # Of what is seldom there are few in a short storm.
-        check(counted[what] or SECONDS < 120, f"never: {what}")
+    equal(missing(), [], "what never happened")
 
 
 @test("the records that are gone are those that somebody trimmed, each once")
