@@ -95,7 +95,7 @@ for pcr, violation in [
     log.add(pcr, violation)
 
 # Banks in another order, with a slot between them that cannot be replayed, on PCRs that were
-# extended before: 10 by records that are no longer there, 11 by the boot stub.
+# extended before: 10 by records that are no longer there, 11 by what booted the kernel.
 log = Log("continued", [("sha512", "bank"), ("sm3", "unreplayable"), ("sha1", "bank"),
                         ("sha256", "bank")])
 log.start(10, "trimmed records")
