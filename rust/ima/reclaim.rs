@@ -12,8 +12,10 @@
 //! - by exchanging `entry` for a smaller one.
 //!
 //! Both go in batches, each in one hold of the mutex, which is left free for as long in between. What
-//! was unlinked or exchanged is freed after a grace period; template data, which no lookup reads, in
-//! the time that others have the mutex, or that the grace period takes.
+//! a batch looks at was read beforehand, without the mutex: the nodes of a bucket are far from each
+//! other, and the more there are, the fewer of them are in a cache. What was unlinked or exchanged is
+//! freed after a grace period; template data, which no lookup reads, in the time that others have the
+//! mutex, or that the grace period takes.
 //!
 //! Memory is freed by `kfree_bulk()`, each kind by itself and in the order of the list, in which it
 //! was allocated: what comes from one slab goes back to it together.
@@ -59,10 +61,14 @@ use kernel::{
         c_void, //
     },
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed,
-        Release, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        rcu, //
     },
     time::{
         Instant,
@@ -470,6 +476,7 @@ impl<'i> Sweep<'i> {
             } else {
                 Swept::Exchanged
             };
+            let readable = rcu::read_lock();
             drop(list);
             let free_since = Instant::<Monotonic>::now();
             let hold_ns = nanoseconds(since);
@@ -478,6 +485,8 @@ impl<'i> Sweep<'i> {
             if swept != Swept::More {
                 return swept == Swept::All;
             }
+            // SAFETY: The batch was swept, and RCU's read side entered, before the mutex was let go.
+            unsafe { self.look_ahead(readable) };
             between();
             leave_free(free_since, hold_ns);
             task::cond_resched();
@@ -493,13 +502,8 @@ impl<'i> Sweep<'i> {
         let mut seen = 0;
 
         while self.bucket < self.end {
-            let mut slot = if self.after.is_null() {
-                // SAFETY: There are that many buckets (`can_sweep()`).
-                unsafe { &raw mut (*self.table.add(self.bucket)).first }
-            } else {
-                // SAFETY: The node was in this bucket and not unlinked. Nobody else unlinks nodes.
-                unsafe { &raw mut (*self.after).next }
-            };
+            // SAFETY: By the safety requirement; `after` was not unlinked, and nobody else unlinks.
+            let mut slot = unsafe { self.slot(self.bucket, self.after) };
 
             loop {
                 if seen >= BATCH {
@@ -535,6 +539,58 @@ impl<'i> Sweep<'i> {
             self.after = ptr::null_mut();
         }
         Swept::All
+    }
+
+    /// Reads what the next batch will look at, so that it need not wait for memory with the mutex
+    /// held.
+    ///
+    /// # Safety
+    ///
+    /// RCU's read side was entered with the mutex held, and the table had not been exchanged by then.
+    /// The sweep is not at its end.
+    unsafe fn look_ahead(&self, readable: rcu::Guard) {
+        let mut bucket = self.bucket;
+        // SAFETY: As in a batch.
+        let mut slot = unsafe { self.slot(bucket, self.after) };
+
+        // One more, as the last one leads to a node.
+        for _ in 0..=BATCH {
+            // SAFETY: It is the head of a bucket or the link of a node in it, stored to atomically
+            // (`hlist_add_head_rcu()`). Nobody else unlinks nodes, and if the table is exchanged
+            // meanwhile, it and what is in it are freed after a grace period
+            // (`ima_queue_staged_delete_all()`, `ima_queue.c`), which does not end before the read side
+            // is left.
+            let node = unsafe { Atomic::from_ptr(slot) }.load(Acquire);
+
+            slot = if !node.is_null() {
+                // SAFETY: As above.
+                unsafe { &raw mut (*node).next }
+            } else {
+                bucket = bucket.saturating_add(1);
+                if bucket >= self.end {
+                    break;
+                }
+                // SAFETY: As above.
+                unsafe { self.slot(bucket, ptr::null_mut()) }
+            };
+        }
+        drop(readable);
+    }
+
+    /// Where the first node of a bucket is found, or the one behind `after` if that is not null.
+    ///
+    /// # Safety
+    ///
+    /// The table is not freed meanwhile. There is such a bucket, and `after` is in it.
+    unsafe fn slot(&self, bucket: usize, after: *mut hlist_node) -> *mut *mut hlist_node {
+        // SAFETY: By the safety requirement; there are as many buckets as `can_sweep()` saw.
+        unsafe {
+            if after.is_null() {
+                &raw mut (*self.table.add(bucket)).first
+            } else {
+                &raw mut (*after).next
+            }
+        }
     }
 
     /// Whether the record of this node is to be unlinked. Notes that it is, then.
