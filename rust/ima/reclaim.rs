@@ -485,7 +485,8 @@ impl<'i> Sweep<'i> {
             if swept != Swept::More {
                 return swept == Swept::All;
             }
-            // SAFETY: The batch was swept, and RCU's read side entered, before the mutex was let go.
+            // SAFETY: The batch found the table to be the same and more to sweep, and RCU's read side
+            // was entered, before the mutex was let go.
             unsafe { self.look_ahead(readable) };
             between();
             leave_free(free_since, hold_ns);
@@ -550,7 +551,8 @@ impl<'i> Sweep<'i> {
     /// The sweep is not at its end.
     unsafe fn look_ahead(&self, readable: rcu::Guard) {
         let mut bucket = self.bucket;
-        // SAFETY: As in a batch.
+        // SAFETY: The table is not freed before RCU's read side is left, as said below; `bucket` and
+        // `after` are as the batch left them.
         let mut slot = unsafe { self.slot(bucket, self.after) };
 
         // One more, as the last one leads to a node.
@@ -570,7 +572,7 @@ impl<'i> Sweep<'i> {
                 if bucket >= self.end {
                     break;
                 }
-                // SAFETY: As above.
+                // SAFETY: As above, and there is such a bucket, as `end` is at most `BUCKETS`.
                 unsafe { self.slot(bucket, ptr::null_mut()) }
             };
         }
