@@ -4,38 +4,38 @@
 //! expands to code that is not safe, which `src/` forbids.
 
 #[macro_use]
-#[path = "../src/log.rs"]
+#[path = "../src/kernel/log.rs"]
 mod log;
 
-#[path = "../src/bank.rs"]
+#[path = "../src/pure/bank.rs"]
 pub mod bank;
-#[path = "../src/base.rs"]
+#[path = "../src/kernel/base.rs"]
 mod base;
-#[path = "../src/btf.rs"]
+#[path = "btf.rs"]
 pub mod btf;
-#[path = "../src/errno.rs"]
+#[path = "../src/pure/errno.rs"]
 pub mod errno;
-#[path = "../src/layout.rs"]
+#[path = "layout.rs"]
 pub mod layout;
-#[path = "../src/ledger.rs"]
+#[path = "../src/kernel/ledger.rs"]
 mod ledger;
-#[path = "../src/machine.rs"]
+#[path = "../src/kernel/machine.rs"]
 mod machine;
-#[path = "../src/module.rs"]
+#[path = "../src/kernel/module.rs"]
 mod module;
-#[path = "../src/replay.rs"]
+#[path = "../src/pure/replay.rs"]
 pub mod replay;
-#[path = "../src/report.rs"]
+#[path = "../src/pure/report.rs"]
 pub mod report;
-#[path = "../src/request.rs"]
+#[path = "../src/pure/request.rs"]
 pub mod request;
-#[path = "../src/restore.rs"]
+#[path = "../src/kernel/restore.rs"]
 mod restore;
-#[path = "../src/text.rs"]
+#[path = "../src/kernel/text.rs"]
 mod text;
-#[path = "../src/trim.rs"]
+#[path = "../src/kernel/trim.rs"]
 mod trim;
-#[path = "../src/values.rs"]
+#[path = "../src/pure/values.rs"]
 pub mod values;
 
 /// Safe abstractions over what the `kernel` crate lacks: the only code that is not safe.

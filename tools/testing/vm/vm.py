@@ -435,7 +435,7 @@ def selftest_files(kernel):
     if own.is_dir():
         files.append((own, "selftests"))
     files.append((HERE.parent / "demo", "demo"))
-    files += [(HERE.parents[2] / path, Path(path).name) for path in ("src/layout.rs", "rust/symbols.rs")]
+    files += [(HERE.parents[2] / path, Path(path).name) for path in ("rust/layout.rs", "rust/symbols.rs")]
     return files
 
 

@@ -6,19 +6,19 @@
 
 #![no_std]
 
-#[path = "../../../../src/bank.rs"]
+#[path = "../../../../src/pure/bank.rs"]
 pub mod bank;
-#[path = "../../../../src/btf.rs"]
+#[path = "../../../../rust/btf.rs"]
 pub mod btf;
-#[path = "../../../../src/errno.rs"]
+#[path = "../../../../src/pure/errno.rs"]
 pub mod errno;
-#[path = "../../../../src/layout.rs"]
+#[path = "../../../../rust/layout.rs"]
 pub mod layout;
-#[path = "../../../../src/replay.rs"]
+#[path = "../../../../src/pure/replay.rs"]
 pub mod replay;
-#[path = "../../../../src/report.rs"]
+#[path = "../../../../src/pure/report.rs"]
 pub mod report;
-#[path = "../../../../src/request.rs"]
+#[path = "../../../../src/pure/request.rs"]
 pub mod request;
-#[path = "../../../../src/values.rs"]
+#[path = "../../../../src/pure/values.rs"]
 pub mod values;

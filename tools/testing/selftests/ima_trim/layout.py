@@ -13,7 +13,7 @@ import ima_trim_lib as lib
 from ima_trim_lib import check, equal, test
 
 DEVICE = "/dev/ima_trim_btf"
-SOURCE = lib.source("src/layout.rs")
+SOURCE = lib.source("rust/layout.rs")
 MEMBERS = {
     "list_head": ["next", "prev"],
     "tpm_digest": ["alg_id", "digest"],
