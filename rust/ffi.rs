@@ -7,7 +7,6 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
-        c_long,
         c_ulong,
         c_void, //
     },
@@ -48,10 +47,6 @@ unsafe extern "C" {
     pub(super) safe fn ima_trim_fatal_signal_pending() -> bool;
     pub(super) safe fn ima_trim_cond_resched();
     pub(super) safe fn ima_trim_may_log() -> bool;
-    pub(super) safe fn ima_trim_current() -> *mut c_void;
-    pub(super) safe fn ima_trim_descriptors_lock();
-    pub(super) fn ima_trim_descriptors_unlock();
-    pub(super) safe fn ima_trim_lists_unshared() -> c_long;
     pub(super) safe fn ima_trim_zalloc(size: usize) -> *mut c_void;
 
     pub(super) fn ima_trim_file_pin(

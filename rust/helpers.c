@@ -7,20 +7,15 @@
 #include <linux/atomic.h>
 #include <linux/audit.h>
 #include <linux/err.h>
-#include <linux/fdtable.h>
-#include <linux/file.h>
-#include <linux/file_ref.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
 #include <linux/kprobes.h>
 #include <linux/list.h>
-#include <linux/magic.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
-#include <linux/sched/task.h>
 #include <linux/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
@@ -91,66 +86,6 @@ bool ima_trim_may_log(void)
 	static DEFINE_RATELIMIT_STATE(state, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
 
 	return __ratelimit(&state);
-}
-
-void *ima_trim_current(void)
-{
-	return current;
-}
-
-struct lists {
-	long unshared;
-	bool shared;
-};
-
-/* Counts a file if it is one of IMA's lists, open for writing. */
-static int ima_trim_count_list(const void *data, struct file *file, unsigned int fd)
-{
-	struct lists *lists = (struct lists *)data;
-	const struct dentry *dentry = file->f_path.dentry;
-
-	if (!(file->f_mode & FMODE_WRITE) ||
-	    file_inode(file)->i_sb->s_magic != SECURITYFS_MAGIC ||
-	    !strnstr(dentry->d_name.name, "_runtime_measurements", dentry->d_name.len))
-		return 0;
-	if (file_count(file) != 1)
-		lists->shared = true;
-	lists->unshared++;
-	return 0;
-}
-
-/* More descriptors are not gone through: a mutex may be held that every measurement waits for. */
-#define MAX_DESCRIPTORS 4096
-
-/* A descriptor is taken from another task under this lock: fget_task(), fget_task_next(). */
-void ima_trim_descriptors_lock(void)
-{
-	task_lock(current);
-}
-
-void ima_trim_descriptors_unlock(void)
-{
-	task_unlock(current);
-}
-
-/*
- * How many descriptors of measurement lists, open for writing, the current task has that nobody else
- * can use, or -1 if somebody can use one of them, or the task has room for too many descriptors.
- */
-long ima_trim_lists_unshared(void)
-{
-	struct lists lists = {};
-	unsigned int room;
-
-	rcu_read_lock();
-	room = files_fdtable(current->files)->max_fds;
-	rcu_read_unlock();
-	if (room > MAX_DESCRIPTORS)
-		return -1;
-	if (atomic_read(&current->files->count) != 1)
-		return -1;
-	iterate_fd(current->files, 0, ima_trim_count_list, &lists);
-	return lists.shared ? -1 : lists.unshared;
 }
 
 /* For what can be done without: nobody is killed to make room for it. */

@@ -9,8 +9,7 @@
 //!
 //! Their order, outermost first, and what each is here:
 //!
-//! 1. `Hold`: we are counted as one more reader, so no writer can come in (or the current task is the
-//!    writer itself);
+//! 1. `Hold`: we are counted as one more reader, so no writer can come in;
 //! 2. `Exclusive`: `ima_measure_mutex`, and the proof that nobody but us is counted;
 //! 3. `ListLock`: `ima_extend_list_mutex`, shortly.
 //!
@@ -31,7 +30,6 @@ mod reclaim;
 pub(crate) use self::{
     list::{
         ListRecord,
-        Lost,
         Walk, //
     },
     lock::{

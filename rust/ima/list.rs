@@ -9,8 +9,6 @@
 
 use super::{
     lock::{
-        leave_free,
-        nanoseconds,
         Busy,
         Counters,
         Hold,
@@ -49,7 +47,6 @@ use kernel::{
         Acquire,
         Atomic, //
     },
-    time::Instant,
 };
 
 /// The fields of a template that name the file or the event (`security/integrity/ima/ima_template.c`).
@@ -95,7 +92,6 @@ unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
 ///   of it, and they stay so for `'r`.
 /// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
 ///
-/// Where a [`Walk`] whose hold is not certain lends it to a `step`, that is so for this call only.
 pub(crate) struct ListRecord<'r> {
     pub(super) ima: &'r Ima,
     pub(super) queue: NonNull<u8>,
@@ -273,13 +269,12 @@ impl Record for ListRecord<'_> {
 /// Records that are appended meanwhile are met. The TPM may not have been extended by the last
 /// ones yet.
 ///
-/// No lock is taken if the hold makes it certain that records stay. Otherwise each piece is gone
-/// through under `ima_extend_list_mutex`, after a look whether the place is still one of the list.
+/// No lock is taken: during the hold, records stay.
 ///
 /// # Invariants
 ///
-/// As long as the list is of the generation of `began`, `at` is its head or the link of a record in
-/// it, and nothing is staged. It stays of that if the hold is certain.
+/// `at` is the head of the list or the link of a record in it, and nothing is staged. That stays so
+/// during the hold, which keeps all out that stage or delete.
 pub(crate) struct Walk<'h> {
     hold: &'h Hold<'h>,
     at: *mut list_head,
@@ -289,25 +284,10 @@ pub(crate) struct Walk<'h> {
     began: Counters,
 }
 
-/// Why a walk cannot go on.
-pub(crate) enum Lost {
-    /// The list is not the one that the walk began in.
-    Busy(Busy),
-    /// The task was killed.
-    Killed,
-}
-
-impl From<Busy> for Lost {
-    fn from(busy: Busy) -> Self {
-        Self::Busy(busy)
-    }
-}
-
 impl<'h> Walk<'h> {
     /// The counters were read during the hold, and checked.
     pub(super) fn new(hold: &'h Hold<'h>, began: Counters) -> Self {
-        // INVARIANT: It is the head, and nothing was staged. What staging adds to the generation
-        // stays in it, even when these records are deleted.
+        // INVARIANT: It is the head, and nothing was staged.
         Self {
             hold,
             at: hold.ima.symbols.ima_measurements.as_ptr(),
@@ -343,22 +323,7 @@ impl<'h> Walk<'h> {
         })
     }
 
-    /// Makes certain that the records stay, for the next piece.
-    fn stay(&self) -> Result<Option<KernelMutexGuard>, Busy> {
-        if self.hold.is_certain() {
-            return Ok(None);
-        }
-        let ima = self.hold.ima;
-        let list = ima.extend_list_mutex();
-
-        if ima.generation(&list) == self.began.generation() {
-            Ok(Some(list))
-        } else {
-            Err(ima.lost(&list))
-        }
-    }
-
-    /// The next record. The caller has made certain that records stay.
+    /// The next record.
     fn next(&mut self) -> Option<ListRecord<'h>> {
         let ima = self.hold.ima;
         // SAFETY: `at` is a valid link by the invariants, whose `next` is only stored to atomically
@@ -372,7 +337,7 @@ impl<'h> Walk<'h> {
             return None;
         }
         // SAFETY: It is the link of a record in the list, complete as just said, and stays that
-        // as the caller has made certain.
+        // during the hold, as nobody deletes records meanwhile.
         let record = unsafe { ListRecord::from_link(ima, next) }?;
 
         // INVARIANT: As just said.
@@ -387,20 +352,13 @@ impl<'h> Walk<'h> {
 
 impl<'h> Records for Walk<'h> {
     type Record = ListRecord<'h>;
-    type Error = Lost;
+    type Error = FatalSignal;
 
-    /// Sleeps. What `step` does must be possible under `ima_extend_list_mutex`.
-    fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Lost> {
-        task::checkpoint().map_err(|FatalSignal| Lost::Killed)?;
+    /// Sleeps.
+    fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, FatalSignal> {
+        task::checkpoint()?;
 
-        let stay = self.stay()?;
-        let held_since = stay.as_ref().map(|_| Instant::now());
         let Ok(piece) = from_fn(|| self.next()).piece(step);
-
-        drop(stay);
-        if let Some(since) = held_since {
-            leave_free(Instant::now(), nanoseconds(since));
-        }
         Ok(piece)
     }
 }
@@ -484,8 +442,7 @@ pub(super) unsafe fn ends(
 /// # Safety
 ///
 /// `list` is `ima_extend_list_mutex`, within a [`super::lock::Exclusive`], and [`ends`] gave `ends`
-/// for `position` since it was taken. If the current task is the writer, nobody else has its
-/// descriptors nor gets one meanwhile.
+/// for `position` since it was taken.
 #[inline(always)]
 pub(super) unsafe fn cut(
     ima: &Ima,
@@ -500,7 +457,7 @@ pub(super) unsafe fn cut(
     //
     // SAFETY: `head` and `rest` are links of this list, by the safety requirement. Under the mutex
     // nobody else accesses them: who goes along the list without it has a descriptor of a list, and
-    // there is nobody, by the safety requirement. There are no walks of this module either: they
+    // there is nobody, by the invariants of `Exclusive`. There are no walks of this module either: they
     // borrow the hold, which the `Exclusive` borrows mutably.
     unsafe {
         (*head).next = rest;

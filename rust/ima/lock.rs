@@ -12,18 +12,11 @@ use super::{
     reclaim::Cut,
     Ima,
 };
-use crate::{
-    errno::Errno,
-    rust::{
-        ffi,
-        task::Descriptors, //
-    },
-};
+use crate::errno::Errno;
 use core::{
     fmt,
     hint::spin_loop,
-    marker::PhantomData,
-    ptr, //
+    marker::PhantomData, //
 };
 use kernel::{
     sync::lock::{
@@ -47,8 +40,6 @@ pub(crate) enum Busy {
     Writer,
     /// Processes have measurement lists open for reading.
     Readers(i64),
-    /// The current task has a measurement list open for writing, but not it alone.
-    Shared,
     /// The kernel's account of readers and writers contradicts itself.
     Inconsistent {
         /// `ima_measure_users`.
@@ -76,7 +67,6 @@ impl Busy {
             Self::Changed | Self::Corrupt => Errno::Uclean,
             Self::Writer
             | Self::Readers(_)
-            | Self::Shared
             | Self::Inconsistent { .. }
             | Self::TooManyReaders
             | Self::Staged(_) => Errno::Busy,
@@ -94,11 +84,6 @@ impl fmt::Display for Busy {
                 f,
                 "a process has a measurement list file open for reading ({count} open): \
                  have it closed"
-            ),
-            Self::Shared => f.write_str(
-                "this process has a measurement list file open for writing, but it shares the \
-                 descriptor or all its descriptors with another, or has had more than 4096: close \
-                 the copies, end the other, or begin a new process",
             ),
             Self::Inconsistent { users, extra } => write!(
                 f,
@@ -184,8 +169,9 @@ impl Ima {
         unsafe { Lock::from_raw(self.symbols.ima_extend_list_mutex.as_ptr()) }.try_lock()
     }
 
-    /// Who has the measurement list files open.
-    fn opened(&self, _measure: &KernelMutexGuard) -> Result<Opened, Busy> {
+    /// How many have the measurement list files open for reading, us included. An error if somebody
+    /// has one open for writing, be it the current task.
+    fn readers(&self, _measure: &KernelMutexGuard) -> Result<isize, Busy> {
         // SAFETY: The three are only accessed under `ima_measure_mutex`, which is held.
         let (users, writer, extra) = unsafe {
             (
@@ -200,10 +186,7 @@ impl Ima {
         // leaves one of the other two set; the replay of all transitions shows no state in which
         // it does not.
         match (users, writer.is_null(), extra) {
-            (0.., true, 0) => Ok(Opened::Readers(users)),
-            (-1, false, 0..) if ptr::eq(writer, ffi::ima_trim_current()) => Ok(Opened::Here {
-                descriptors: extra.saturating_add(1),
-            }),
+            (0.., true, 0) => Ok(users),
             (-1, false, 0..) => Err(Busy::Writer),
             _ => Err(Busy::Inconsistent {
                 users: users as i64,
@@ -243,10 +226,8 @@ impl Ima {
         }
         let mut measure = self.measure_mutex();
 
-        match self.opened(&measure)? {
-            Opened::Readers(users) => self.count_in(&mut measure, users)?,
-            Opened::Here { .. } => return Err(Busy::Writer),
-        }
+        let users = self.readers(&measure)?;
+        self.count_in(&mut measure, users)?;
         drop(measure);
         // INVARIANT: We were just counted.
         self.guarded = true;
@@ -258,32 +239,18 @@ impl Ima {
         self.guarded
     }
 
-    /// Makes sure that nobody stages or deletes records for a while, but the current task.
-    ///
-    /// We are counted as a reader of the measurement list files, unless the current task itself has
-    /// them open for writing, and it alone.
+    /// Makes sure that nobody stages or deletes records for a while: we are counted as a reader of
+    /// the measurement list files.
     ///
     /// Takes `ima_measure_mutex` shortly.
     pub(crate) fn hold(&self) -> Result<Hold<'_>, Busy> {
         let mut measure = self.measure_mutex();
-        let side = match self.opened(&measure)? {
-            Opened::Readers(users) => {
-                self.count_in(&mut measure, users)?;
-                Side::Reader
-            }
-            Opened::Here { descriptors } => {
-                alone(descriptors)?;
-                Side::Writer
-            }
-        };
+        let users = self.readers(&measure)?;
 
+        self.count_in(&mut measure, users)?;
         drop(measure);
-        // INVARIANT: We were just counted, or the current task is the writer.
-        Ok(Hold {
-            ima: self,
-            side,
-            _task: PhantomData,
-        })
+        // INVARIANT: We were just counted.
+        Ok(Hold { ima: self })
     }
 
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
@@ -337,70 +304,28 @@ impl Drop for Ima {
     }
 }
 
-/// Who has the measurement list files open.
-enum Opened {
-    /// So many readers, us included.
-    Readers(isize),
-    /// The current task, for writing.
-    Here {
-        /// How often.
-        descriptors: isize,
-    },
-}
-
-/// Makes sure that nobody but the current task can use the descriptors of the measurement list
-/// files that it has open for writing.
-fn alone(descriptors: isize) -> Result<(), Busy> {
-    // A descriptor that was given away is missing here, or has a second reference.
-    if ffi::ima_trim_lists_unshared() as isize == descriptors {
-        Ok(())
-    } else {
-        Err(Busy::Shared)
-    }
-}
-
-/// As what the current task is known to IMA.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Side {
-    /// A reader, one of maybe many.
-    Reader,
-    /// The writer.
-    Writer,
-}
-
-/// Nobody else is to stage or delete records.
+/// Nobody stages or deletes records.
 ///
-/// As long as we are counted as a reader, a writer cannot open, and there was none open when the
-/// hold was taken. Others can read meanwhile and records can be appended.
-///
-/// If the current task is the writer, no reader can open either. But another process can take its
-/// descriptor away meanwhile (`pidfd_getfd(2)`), so nothing here relies on that alone.
+/// As long as we are counted as a reader, a writer cannot open a measurement list file, and there was
+/// none when the hold was taken. Others can read meanwhile and records can be appended.
 ///
 /// # Invariants
 ///
-/// `ima_measure_users` counts this hold, or the current task was the writer, and it alone, when the
-/// hold was taken. It stays with that task.
+/// `ima_measure_users` counts this hold. When it was taken, nobody had a measurement list file open
+/// for writing.
 pub(crate) struct Hold<'i> {
     pub(super) ima: &'i Ima,
-    side: Side,
-    _task: PhantomData<*mut ()>,
 }
 
 impl<'i> Hold<'i> {
     /// Begins a walk along the list.
     ///
-    /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock, unless the current
-    /// task is the writer.
+    /// Takes `ima_extend_list_mutex` shortly. The walk itself takes no lock.
     pub(crate) fn walk(&self) -> Result<Walk<'_>, Busy> {
         let counters = self.counters();
 
         counters.check()?;
         Ok(Walk::new(self, counters))
-    }
-
-    /// Whether records cannot leave the list during the hold.
-    pub(super) fn is_certain(&self) -> bool {
-        self.side == Side::Reader
     }
 
     /// IMA's counters. Takes `ima_extend_list_mutex` shortly.
@@ -417,23 +342,14 @@ impl<'i> Hold<'i> {
     pub(crate) fn exclude(&mut self) -> Result<Exclusive<'i, '_>, Busy> {
         let measure = self.ima.measure_mutex();
         let own = isize::from(self.ima.guarded).saturating_add(1);
+        let users = self.ima.readers(&measure)?;
 
-        let descriptors = match (self.side, self.ima.opened(&measure)?) {
-            (Side::Reader, Opened::Readers(users)) if users == own => None,
-            (Side::Reader, Opened::Readers(users)) => {
-                return Err(Busy::Readers(users.saturating_sub(own) as i64));
-            }
-            (Side::Writer, Opened::Here { descriptors }) => {
-                alone(descriptors)?;
-                Some(descriptors)
-            }
-            _ => return Err(Busy::Changed),
-        };
-        // INVARIANT: We are counted as often as we should, so nobody else is; or the current task
-        // is the writer, and nobody else has its descriptors.
+        if users != own {
+            return Err(Busy::Readers(users.saturating_sub(own) as i64));
+        }
+        // INVARIANT: We are counted as often as we should, so nobody else is.
         Ok(Exclusive {
             ima: self.ima,
-            descriptors,
             _measure: measure,
             _hold: PhantomData,
         })
@@ -442,10 +358,8 @@ impl<'i> Hold<'i> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        // By the invariants of the type we are counted, unless the current task is the writer.
-        if self.side == Side::Reader {
-            self.ima.count_out();
-        }
+        // By the invariants of the type we are counted.
+        self.ima.count_out();
     }
 }
 
@@ -453,13 +367,10 @@ impl Drop for Hold<'_> {
 ///
 /// # Invariants
 ///
-/// - Nobody but us has a measurement list file open: neither [`Ima::guard`] nor the one [`Hold`],
-///   which lives for `'h`, reads one now. While this exists, nobody can open one.
-/// - If the current task is the writer, this was so when it was last looked at; `descriptors` is
-///   how often it has them open then.
+/// Nobody but us has a measurement list file open: neither [`Ima::guard`] nor the one [`Hold`], which
+/// lives for `'h`, reads one now. While this exists, nobody can open one.
 pub(crate) struct Exclusive<'i, 'h> {
     ima: &'i Ima,
-    descriptors: Option<isize>,
     _measure: KernelMutexGuard,
     _hold: PhantomData<&'h mut ()>,
 }
@@ -550,23 +461,8 @@ impl ListLock<'_, '_, '_> {
     #[inline(always)]
     fn cut(&mut self, position: Position) -> Result<Cut, Busy> {
         let ends = self.check(&position)?;
-        let Exclusive {
-            ima, descriptors, ..
-        } = *self.exclusive;
-
-        // Who took a descriptor of the writer away after it was looked at may be going along the
-        // list right now, without a lock, and still has it. Who takes one when the links have changed
-        // finds the rest of the list only.
-        if let Some(descriptors) = descriptors {
-            let _kept = Descriptors::lock();
-
-            alone(descriptors)?;
-            // SAFETY: As below; nobody else had the descriptors just now, and they are kept.
-            return Ok(unsafe { list::cut(ima, &mut self.list, position, ends) });
-        }
-        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends. The
-        // current task is no writer.
-        Ok(unsafe { list::cut(ima, &mut self.list, position, ends) })
+        // SAFETY: The mutex is held, within the `Exclusive`, since before `check` gave the ends.
+        Ok(unsafe { list::cut(self.exclusive.ima, &mut self.list, position, ends) })
     }
 }
 

@@ -31,8 +31,7 @@ use crate::{
         hash::HashError,
         ima::{
             Busy,
-            Hold,
-            Lost, //
+            Hold, //
         },
         task::{
             checkpoint,
@@ -89,20 +88,17 @@ impl From<Busy> for Undecided {
     }
 }
 
-impl From<Lost> for Undecided {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Busy(busy) => Self::Busy(busy),
-            Lost::Killed => Self::Killed,
-        }
+impl From<FatalSignal> for Undecided {
+    fn from(_: FatalSignal) -> Self {
+        Self::Killed
     }
 }
 
-impl From<SearchError<ReplayError<HashError>, Lost>> for Undecided {
-    fn from(error: SearchError<ReplayError<HashError>, Lost>) -> Self {
+impl From<SearchError<ReplayError<HashError>, FatalSignal>> for Undecided {
+    fn from(error: SearchError<ReplayError<HashError>, FatalSignal>) -> Self {
         match error {
             SearchError::Step(error) => Self::Replay(error),
-            SearchError::Walk(lost) => lost.into(),
+            SearchError::Walk(killed) => killed.into(),
         }
     }
 }
@@ -153,7 +149,7 @@ pub(crate) fn verify(
                 *cell = value;
             }
         }
-        checkpoint().map_err(|FatalSignal| Undecided::Killed)?;
+        checkpoint()?;
     }
 
     let mut equal = [PcrSet::new(); MAX_BANKS];

@@ -65,9 +65,9 @@ use crate::{
             Busy,
             Cut,
             Hold,
-            Lost,
             Walk, //
         },
+        task::FatalSignal,
         worker::{
             Job,
             Worker, //
@@ -217,9 +217,9 @@ impl From<Busy> for Refusal {
     }
 }
 
-impl From<Lost> for Refusal {
-    fn from(lost: Lost) -> Self {
-        Undecided::from(lost).into()
+impl From<FatalSignal> for Refusal {
+    fn from(killed: FatalSignal) -> Self {
+        Undecided::from(killed).into()
     }
 }
 
@@ -239,17 +239,17 @@ impl From<Undecided> for Refusal {
     }
 }
 
-impl From<replay::SearchError<ReplayError<HashError>, Lost>> for Refusal {
-    fn from(error: replay::SearchError<ReplayError<HashError>, Lost>) -> Self {
+impl From<replay::SearchError<ReplayError<HashError>, FatalSignal>> for Refusal {
+    fn from(error: replay::SearchError<ReplayError<HashError>, FatalSignal>) -> Self {
         Undecided::from(error).into()
     }
 }
 
-impl From<replay::SearchError<Refusal, Lost>> for Refusal {
-    fn from(error: replay::SearchError<Refusal, Lost>) -> Self {
+impl From<replay::SearchError<Refusal, FatalSignal>> for Refusal {
+    fn from(error: replay::SearchError<Refusal, FatalSignal>) -> Self {
         match error {
             replay::SearchError::Step(refusal) => refusal,
-            replay::SearchError::Walk(lost) => lost.into(),
+            replay::SearchError::Walk(killed) => killed.into(),
         }
     }
 }
@@ -759,7 +759,7 @@ fn violations(
     if found.violations == 0 {
         return Ok(list);
     }
-    // A walk may hold a mutex while it lends a record, so what is kept is allocated after that.
+    // Nothing is allocated while a record is looked at.
     let mut violation = Violation::blank()?;
     let mut walk = hold.walk()?;
     for count in 0..found.violations {
