@@ -23,6 +23,7 @@
 //!
 //! Not supported: staging, appending.
 
+mod find;
 mod list;
 mod lock;
 mod reclaim;

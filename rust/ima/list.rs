@@ -192,37 +192,35 @@ impl<'r> ListRecord<'r> {
         id.split(|byte| *byte == 0).next()
     }
 
+    /// The data of the field with this identifier, if the template has one.
+    pub(super) fn field(&self, id: &[u8]) -> Option<&[u8]> {
+        let layout = &self.ima.layout;
+        let index = (0..self.num_fields()).find(|&index| self.field_id(index) == Some(id))?;
+        let field = self.field_data(index)?;
+        // SAFETY: The record has as many fields as its template.
+        let (data, len) = unsafe {
+            (
+                member::<*const u8>(field, layout.field_data.data),
+                member::<u32>(field, layout.field_data.len),
+            )
+        };
+
+        // A field without data may have any pointer.
+        if data.is_null() || len == 0 {
+            return Some(&[]);
+        }
+        // SAFETY: `data` has `len` bytes, which are not changed.
+        Some(unsafe { core::slice::from_raw_parts(data, len as usize) })
+    }
+
     /// The name of the file, or of the event, that was measured: a hint, not necessarily unique
     /// nor text. Empty if the template has no such field.
     pub(crate) fn name_hint(&self) -> &[u8] {
-        let layout = &self.ima.layout;
-
-        for index in 0..self.num_fields() {
-            if !self
-                .field_id(index)
-                .is_some_and(|id| NAME_FIELDS.contains(&id))
-            {
-                continue;
-            }
-            let Some(field) = self.field_data(index) else {
-                break;
-            };
-            // SAFETY: The record has as many fields as its template.
-            let (data, len) = unsafe {
-                (
-                    member::<*const u8>(field, layout.field_data.data),
-                    member::<u32>(field, layout.field_data.len),
-                )
-            };
-            if data.is_null() || len == 0 {
-                break;
-            }
-            // SAFETY: `data` has `len` bytes, which are not changed.
-            let name = unsafe { core::slice::from_raw_parts(data, len as usize) };
-
-            return name.split(|byte| *byte == 0).next().unwrap_or(&[]);
-        }
-        &[]
+        NAME_FIELDS
+            .iter()
+            .find_map(|id| self.field(id))
+            .and_then(|name| name.split(|byte| *byte == 0).next())
+            .unwrap_or(&[])
     }
 
     /// What the record takes when serialised, as `get_binary_runtime_size()` counts it.

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looking for a record from the end of the list, without keeping anybody from changing the list.
+//!
+//! The list is looked at in pieces, each in one hold of `ima_extend_list_mutex`: the records in the
+//! list stay in it, and stay as they are, as long as it is held. Between two holds the place in the
+//! list is good for as long as nothing was taken out of it.
+
+use super::{
+    list::ListRecord,
+    lock::{
+        leave_free,
+        nanoseconds, //
+    },
+    Ima,
+};
+use crate::{
+    replay::Record,
+    rust::task, //
+};
+use kernel::{
+    bindings::list_head,
+    time::Instant, //
+};
+
+/// How many records are looked at in one hold of the mutex, at most.
+const PIECE: u64 = 64;
+
+/// How often the search begins, at most.
+const ATTEMPTS: u32 = 4;
+
+/// A search from the end of the list to its beginning.
+///
+/// # Invariants
+///
+/// As long as the list is of this generation, `at` is its head or the link of a record in it.
+struct Search {
+    at: *mut list_head,
+    generation: i64,
+    /// How many records are still to be looked at.
+    left: u64,
+}
+
+/// How a piece of a search ended.
+enum Looked<T> {
+    /// This was found.
+    Found(T),
+    /// There are more records to look at.
+    More,
+    /// There are no more records.
+    Nowhere,
+    /// Records were taken out of the list: the place in it is lost.
+    Changed,
+}
+
+impl Ima {
+    /// The PCR of the newest record that measured a buffer with this event name and these data: one
+    /// of the template `ima-buf`, as IMA makes it of critical data unless a rule says otherwise.
+    ///
+    /// Looks at the last `newest` records, or at all. If somebody takes records out of the list
+    /// meanwhile it begins again, a few times; `None` also if it is disturbed once more.
+    ///
+    /// Takes `ima_extend_list_mutex` shortly, several times, and lets others run.
+    #[allow(dead_code)]
+    pub(crate) fn find_buffer(
+        &self,
+        event: &[u8],
+        data: &[u8],
+        newest: Option<u64>,
+    ) -> Option<i32> {
+        self.find_last(newest, |record| {
+            (record.template_name() == b"ima-buf"
+                && record
+                    .field(b"n-ng")
+                    .and_then(|name| name.strip_suffix(&[0]))
+                    == Some(event)
+                && record.field(b"buf") == Some(data))
+            .then(|| record.pcr())
+        })
+    }
+
+    /// What `judge` says of the last record that it says anything of, among the last `newest`.
+    fn find_last<T>(
+        &self,
+        newest: Option<u64>,
+        judge: impl Fn(&ListRecord<'_>) -> Option<T>,
+    ) -> Option<T> {
+        for _ in 0..ATTEMPTS {
+            // INVARIANT: The head is always that of the list.
+            let mut search = Search {
+                at: self.symbols.ima_measurements.as_ptr(),
+                generation: self.generation(&self.extend_list_mutex()),
+                left: newest.unwrap_or(u64::MAX),
+            };
+
+            loop {
+                match search.piece(self, &judge) {
+                    Looked::Found(found) => return Some(found),
+                    Looked::Nowhere => return None,
+                    Looked::More => {}
+                    Looked::Changed => break,
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Search {
+    /// Looks at the next records. Sleeps.
+    fn piece<T>(&mut self, ima: &Ima, judge: impl Fn(&ListRecord<'_>) -> Option<T>) -> Looked<T> {
+        let list = ima.extend_list_mutex();
+        let since = Instant::now();
+        let looked = if ima.generation(&list) == self.generation {
+            // SAFETY: The mutex is held and the generation was compared under it.
+            unsafe { self.look(ima, judge) }
+        } else {
+            Looked::Changed
+        };
+
+        drop(list);
+        leave_free(Instant::now(), nanoseconds(since));
+        task::cond_resched();
+        looked
+    }
+
+    /// # Safety
+    ///
+    /// `ima_extend_list_mutex` is held, and the list is of the generation of the search.
+    unsafe fn look<T>(
+        &mut self,
+        ima: &Ima,
+        judge: impl Fn(&ListRecord<'_>) -> Option<T>,
+    ) -> Looked<T> {
+        for _ in 0..PIECE {
+            // SAFETY: By the invariants of the type `at` is a link of the list. All writers of links
+            // hold the mutex (`ima_queue.c`).
+            let link = unsafe { (*self.at).prev };
+
+            if link == ima.symbols.ima_measurements.as_ptr() || self.left == 0 {
+                return Looked::Nowhere;
+            }
+            // INVARIANT: It is the link before another one of the list, and not the head.
+            self.at = link;
+            self.left = self.left.saturating_sub(1);
+            // SAFETY: It is the link of a record in the list. As long as the mutex is held nobody
+            // takes records out, and only what is out is changed. The record is not used any longer
+            // than this call.
+            let record = unsafe { ListRecord::from_link(ima, link) };
+
+            if let Some(found) = record.as_ref().and_then(&judge) {
+                return Looked::Found(found);
+            }
+        }
+        Looked::More
+    }
+}
