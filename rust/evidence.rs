@@ -2,9 +2,12 @@
 
 //! Evidence of what was done: audit records, and records in the measurement list itself.
 //!
-//! Not supported: other events than those of this module.
+//! Not supported: other labels than the module's own.
 
-use super::ffi;
+use super::{
+    ffi,
+    workqueue::KernelThread, //
+};
 use crate::report::Totals;
 use kernel::{
     error::to_result,
@@ -35,21 +38,26 @@ pub(crate) fn audit(
     })
 }
 
-/// What became of a measurement.
-pub(crate) enum Measured {
-    /// There is a record of it.
-    Yes,
+/// What IMA says of a text that it was to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Offered {
+    /// It has measured it, in whatever way its policy says.
+    Taken,
+    /// It has measured the same before.
+    Known,
     /// The policy has no rule that measures it.
     NoRule,
 }
 
-/// Has IMA measure a text as critical data, with label `ima_trim` and event name `trim`.
+/// Has IMA measure a text as critical data of label `ima_trim`.
 ///
-/// `text` ends with a NUL, which is not measured: IMA takes the buffer for a name, too
-/// (`process_buffer_measurement()`, `ima_main.c`), and looks for the end of that. No two texts may be
-/// equal, for IMA does not measure the same again. Sleeps, takes `ima_extend_list_mutex`, and waits
-/// for the TPM.
-pub(crate) fn measure(text: &[u8]) -> Result<Measured> {
+/// `event` is IMA's name for it. `text` ends with a NUL, which is not measured: IMA takes the buffer
+/// for a name, too (`process_buffer_measurement()`, `ima_main.c`), and looks for the end of that. No
+/// lock may be held: this sleeps, takes `ima_extend_list_mutex`, and waits for the TPM, for which it
+/// has to be a thread of the kernel.
+///
+/// `ENODEV` if measuring is suspended, `ENOMEM`, `EINVAL`.
+pub(crate) fn measure(_thread: &KernelThread, event: &CStr, text: &[u8]) -> Result<Offered> {
     let (0, len) = (
         text.last().copied().unwrap_or(1),
         text.len().saturating_sub(1),
@@ -57,10 +65,12 @@ pub(crate) fn measure(text: &[u8]) -> Result<Measured> {
         return Err(EINVAL);
     };
 
-    // SAFETY: `text` has `len` bytes and a NUL behind.
-    match to_result(unsafe { ffi::ima_trim_measure(text.as_ptr(), len) }) {
-        Ok(()) => Ok(Measured::Yes),
-        Err(error) if error == ENOENT => Ok(Measured::NoRule),
+    // SAFETY: `event` is a string; `text` has `len` bytes and a NUL behind.
+    let ret = unsafe { ffi::ima_trim_measure(event.as_char_ptr(), text.as_ptr(), len) };
+    match to_result(ret) {
+        Ok(()) => Ok(Offered::Taken),
+        Err(error) if error == EEXIST => Ok(Offered::Known),
+        Err(error) if error == ENOENT => Ok(Offered::NoRule),
         Err(error) => Err(error),
     }
 }

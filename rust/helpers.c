@@ -16,11 +16,11 @@
 #include <linux/ratelimit.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
-#include <linux/signal.h>
 #include <linux/slab.h>
 #include <linux/string.h>
 #include <linux/tpm.h>
 #include <linux/version.h>
+#include <linux/workqueue.h>
 #include <crypto/hash.h>
 #include <crypto/hash_info.h>
 
@@ -158,34 +158,16 @@ int ima_trim_audit(const char *cause, u64 records, u64 violations,
 	return 0;
 }
 
-/*
- * Some drivers of TPMs wait interruptibly, and end a command when a signal is pending: tpm_tis with
- * interrupts does. IMA goes on when an extend failed, but from there on nothing replays to what the
- * TPM has; and a request takes long enough for signals to be pending at its end. So they wait.
- */
-static void block_signals(sigset_t *before)
+/* Not bound to a processor: the TPM may take long. Frozen before devices are suspended. */
+struct workqueue_struct *ima_trim_workqueue(void)
 {
-	sigset_t all;
-
-	sigfillset(&all);
-	sigprocmask(SIG_BLOCK, &all, before);
-}
-
-static void unblock_signals(sigset_t *before)
-{
-	sigprocmask(SIG_SETMASK, before, NULL);
+	return alloc_workqueue("ima_trim", WQ_UNBOUND | WQ_FREEZABLE, 0);
 }
 
 /* @data ends with a NUL that @len does not count: IMA takes it for a name, too. */
-int ima_trim_measure(const u8 *data, size_t len)
+int ima_trim_measure(const char *event, const u8 *data, size_t len)
 {
-	sigset_t before;
-	int ret;
-
-	block_signals(&before);
-	ret = ima_measure_critical_data("ima_trim", "trim", data, len, false, NULL, 0);
-	unblock_signals(&before);
-	return ret;
+	return ima_measure_critical_data("ima_trim", event, data, len, false, NULL, 0);
 }
 
 u32 ima_trim_tpm_banks(const struct tpm_chip *chip)
@@ -209,14 +191,11 @@ int ima_trim_pcr_read(struct tpm_chip *chip, u32 pcr, u16 alg_id, u8 *value,
 		      size_t size)
 {
 	struct tpm_digest digest = { .alg_id = alg_id };
-	sigset_t before;
 	int ret;
 
 	if (size > sizeof(digest.digest))
 		return -EINVAL;
-	block_signals(&before);
 	ret = tpm_pcr_read(chip, pcr, &digest);
-	unblock_signals(&before);
 	if (ret)
 		return ret;
 	memcpy(value, digest.digest, size);

@@ -14,6 +14,7 @@ struct file_operations;
 struct inode;
 struct list_head;
 struct tpm_chip;
+struct workqueue_struct;
 
 extern const u32 ima_trim_measure_pcr;
 extern const bool ima_trim_htable_disabled;
@@ -39,7 +40,8 @@ bool ima_trim_list_poisoned(const struct list_head *next,
 
 int ima_trim_audit(const char *cause, u64 records, u64 violations,
 		   u64 records_trimmed, u64 violations_trimmed, u64 trims);
-int ima_trim_measure(const u8 *data, size_t len);
+struct workqueue_struct *ima_trim_workqueue(void);
+int ima_trim_measure(const char *event, const u8 *data, size_t len);
 
 u32 ima_trim_tpm_banks(const struct tpm_chip *chip);
 int ima_trim_tpm_bank(const struct tpm_chip *chip, u32 index, u16 *alg_id,

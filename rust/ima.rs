@@ -31,7 +31,7 @@ mod reclaim;
 pub(crate) use self::{
     list::{
         ListRecord,
-        Walk, //
+        Position, //
     },
     lock::{
         Busy,
@@ -181,11 +181,6 @@ impl Ima {
             },
             chip,
         ))
-    }
-
-    /// Whether records can be taken out of the digest hash table.
-    pub(crate) fn can_sweep(&self) -> bool {
-        reclaim::can_sweep(self)
     }
 
     /// Whether kernels before this one may have had records that this one never counted.

@@ -11,11 +11,19 @@
 //! [`Directory`]'s drop makes the inodes bad, which takes that one away from them, and then waits
 //! until nobody is left who may have seen it before.
 //!
-//! Not supported: subdirectories, symbolic links, seeking other than by `pread(2)`, `mmap(2)`,
-//! `splice(2)`.
+//! Files that requests are written to can be opened exclusively (`O_EXCL`): nobody else has any of them
+//! open for writing then. No path is created by such an open, so that the flag means nothing else.
+//!
+//! Not supported: subdirectories, symbolic links, `mmap(2)`, `splice(2)`.
 
 use super::ffi;
-use crate::text::Text;
+use crate::{
+    text::Text,
+    turn::{
+        Interrupted,
+        Turn, //
+    },
+};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -31,6 +39,7 @@ use kernel::{
         c_char,
         c_int, //
     },
+    fs::Kiocb,
     iov::IovIterSource,
     new_mutex,
     prelude::*,
@@ -45,6 +54,8 @@ use kernel::{
         Mutex, //
     },
     time::{
+        delay::fsleep,
+        Delta,
         Instant,
         Monotonic, //
     },
@@ -64,7 +75,7 @@ pub(crate) trait Files: Send + Sync + 'static {
     type File: Copy + Send + Sync + 'static;
 
     /// Writes the text of a file, as it is now.
-    fn show(&self, file: Self::File, text: &mut Text) -> Result;
+    fn show(this: &Arc<Self>, file: Self::File, text: &mut Text) -> Result;
 
     /// Carries out a request, or refuses one that could not be read: `E2BIG` if it is too long,
     /// `EINVAL` if it is not the whole of one write. Writes what can be read back on the same
@@ -77,10 +88,49 @@ pub(crate) trait Files: Send + Sync + 'static {
     ) -> Result;
 }
 
+/// Who has files that requests are written to open for writing.
+struct Writers {
+    /// How many descriptors.
+    opened: usize,
+    /// Whether the one that there is keeps all others out.
+    exclusive: bool,
+}
+
+/// A descriptor that is counted among the [`Writers`].
+struct Writer(Arc<Mutex<Writers>>);
+
+impl Writer {
+    /// Counts a descriptor in, unless another one is in the way.
+    ///
+    /// One that is exclusive wants to be the only one, and keeps others out as long as it is there.
+    fn enter(writers: &Arc<Mutex<Writers>>, exclusive: bool) -> Result<Self> {
+        let mut now = writers.lock();
+
+        if now.exclusive || (exclusive && now.opened != 0) {
+            return Err(EBUSY);
+        }
+        now.opened = now.opened.checked_add(1).ok_or(EBUSY)?;
+        now.exclusive = exclusive;
+        Ok(Self(writers.clone()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut now = self.0.lock();
+
+        now.opened = now.opened.saturating_sub(1);
+        // Whoever is exclusive was the only one.
+        now.exclusive = false;
+    }
+}
+
 /// A file of a directory.
 struct Entry<T: Files> {
     files: Arc<T>,
     file: T::File,
+    /// Those of all files that requests are written to, if this is one of them.
+    writers: Option<Arc<Mutex<Writers>>>,
     /// The operations of an opened file, with the module as owner.
     opened: *const bindings::file_operations,
     /// Whether all files are there, and so the module is sure to stay for whoever opens one.
@@ -95,11 +145,32 @@ struct Made<T: Files> {
 }
 
 /// What a descriptor has of its own.
+#[pin_data]
 struct Descriptor {
-    /// The text that is being read.
-    text: Text,
-    /// Whether that is the reply to a request.
+    /// One read or write at a time. A request may take long, and whoever waits for it can be killed.
+    #[pin]
+    turn: Turn,
+    /// What is read. Whoever has the turn is the only one to lock it.
+    #[pin]
+    reading: Mutex<Reading>,
+    /// Only there to be dropped.
+    _writer: Option<Writer>,
+}
+
+/// What is read from a descriptor.
+struct Reading {
+    /// The text, once there is one.
+    text: Option<Text>,
+    /// Whether it is the reply to a request.
     reply: bool,
+}
+
+/// A call that waited for another one on the same descriptor, and has done nothing yet, can be made
+/// again.
+impl From<Interrupted> for Error {
+    fn from(_: Interrupted) -> Self {
+        ERESTARTSYS
+    }
 }
 
 /// A directory with its files.
@@ -109,7 +180,9 @@ struct Descriptor {
 /// - `dir` is a directory of securityfs that was not removed yet.
 /// - Each of `made` is a file in it, whose inode has the entry as `i_private`.
 /// - `_opened` and the entries stay where they are until no file is open and none can be opened.
-pub(crate) struct Directory<T: Files> {
+///
+/// It is owned by the module's root, which drops it before the module goes.
+pub(super) struct Directory<T: Files> {
     dir: NonNull<bindings::dentry>,
     made: KVec<Made<T>>,
     _opened: KBox<bindings::file_operations>,
@@ -125,7 +198,7 @@ impl<T: Files> Directory<T> {
     ///
     /// Files can be opened once all are made. Nothing that can fail may come after this when a
     /// module is loaded, for an open file does not keep a module that fails to load.
-    pub(crate) fn new(
+    pub(super) fn new(
         module: &'static ThisModule,
         name: &'static CStr,
         files: &Arc<T>,
@@ -150,8 +223,20 @@ impl<T: Files> Directory<T> {
             made,
             _opened: opened,
         };
+        let writers = Arc::pin_init(
+            new_mutex!(
+                Writers {
+                    opened: 0,
+                    exclusive: false,
+                },
+                "ima_trim::Writers"
+            ),
+            GFP_KERNEL,
+        )?;
         for (name, mode, file) in list {
-            this.create(name, *mode, *file, files)?;
+            let writers = (mode & MAY_WRITE != 0).then(|| writers.clone());
+
+            this.create(name, *mode, *file, files, writers)?;
         }
         for made in &this.made {
             made.entry.ready.store(true, Release);
@@ -160,30 +245,42 @@ impl<T: Files> Directory<T> {
     }
 
     /// Makes a file.
-    fn create(&mut self, name: &'static CStr, mode: u16, file: T::File, files: &Arc<T>) -> Result {
+    fn create(
+        &mut self,
+        name: &'static CStr,
+        mode: u16,
+        file: T::File,
+        files: &Arc<T>,
+        writers: Option<Arc<Mutex<Writers>>>,
+    ) -> Result {
+        // A constant of the module, which `drop` keeps from being freed while it is used.
+        let closed: &'static bindings::file_operations = &Operations::<T>::CLOSED;
         let entry = KBox::new(
             Entry {
                 files: files.clone(),
                 file,
+                writers,
                 opened: &raw const *self._opened,
                 ready: Atomic::new(false),
             },
             GFP_KERNEL,
         )?;
 
-        // SAFETY: `name` is a string, the directory is one by the type's invariants. The entry
-        // stays where it is, and the operations are a constant of a module that `drop` keeps from
-        // being freed while they are used.
+        // SAFETY: `name` is a string, the directory is one by the type's invariants. The entry is
+        // in memory of its own, which `made` owns and `drop` frees when nobody opens the file any
+        // more, and the operations are of the module, which is freed after that.
         let dentry = from_err_ptr(unsafe {
             bindings::securityfs_create_file(
                 name.as_char_ptr(),
                 mode,
                 self.dir.as_ptr(),
                 (&raw const *entry).cast_mut().cast(),
-                &Operations::<T>::CLOSED,
+                closed,
             )
         })?;
-        // SAFETY: securityfs made the dentry with an inode; both exist until they are removed.
+        // SAFETY: securityfs gives a dentry with an inode (`securityfs_create_dentry()`,
+        // `security/inode.c`), and both stay until `securityfs_remove()`. The reference is given back
+        // in `drop`.
         let inode = unsafe {
             bindings::ihold((*dentry).d_inode);
             NonNull::new_unchecked((*dentry).d_inode)
@@ -252,14 +349,16 @@ impl<T: Files> Made<T> {
                 );
                 warned = true;
             }
-            // SAFETY: No lock is held.
-            unsafe { bindings::msleep(WAIT_MS) };
+            fsleep(WAIT);
         }
     }
 }
 
-/// How long a removed file is looked at again, in milliseconds.
-const WAIT_MS: u32 = 2;
+/// The write bit of a file's owner.
+const MAY_WRITE: u16 = 0o200;
+
+/// How long until a removed file is looked at again.
+const WAIT: Delta = Delta::from_millis(2);
 
 /// How long, in nanoseconds, who only has a path to a removed file is waited for.
 const MAX_WAIT_NS: i64 = 2_000_000_000;
@@ -315,21 +414,34 @@ impl<T: Files> Operations<T> {
             // as long as the directory.
             to_result(unsafe { ffi::ima_trim_file_pin(file, entry.opened) })?;
 
-            // SAFETY: `file` is valid.
-            let writes = unsafe { ffi::ima_trim_file_writes(file) };
+            // SAFETY: `file` is valid; `do_dentry_open()` takes the flag away after this.
+            let (writes, exclusive) = unsafe {
+                (
+                    ffi::ima_trim_file_writes(file),
+                    (*file).f_flags & bindings::O_EXCL != 0,
+                )
+            };
             // SAFETY: The function has no requirements.
             if writes && !unsafe { bindings::capable(bindings::CAP_SYS_ADMIN as c_int) } {
                 return Err(EPERM);
             }
+            let writer = match &entry.writers {
+                Some(writers) if writes => Some(Writer::enter(writers, exclusive)?),
+                _ => None,
+            };
 
             let descriptor = KBox::pin_init(
-                new_mutex!(
-                    Descriptor {
-                        text: Text::new(),
-                        reply: false,
-                    },
-                    "ima_trim::Descriptor"
-                ),
+                pin_init!(Descriptor {
+                    turn <- Turn::new(),
+                    reading <- new_mutex!(
+                        Reading {
+                            text: None,
+                            reply: false,
+                        },
+                        "ima_trim::Reading"
+                    ),
+                    _writer: writer,
+                }),
                 GFP_KERNEL_ACCOUNT,
             )?;
             // SAFETY: `file` is valid, and `private_data` the driver's own.
@@ -343,9 +455,9 @@ impl<T: Files> Operations<T> {
     /// # Safety
     ///
     /// `file` is one that `open` succeeded for and that is not yet released.
-    unsafe fn descriptor<'a>(file: *const bindings::file) -> Pin<&'a Mutex<Descriptor>> {
+    unsafe fn descriptor<'a>(file: *const bindings::file) -> Pin<&'a Descriptor> {
         // SAFETY: `open` put it there, and it stays until `release`.
-        unsafe { <Pin<KBox<Mutex<Descriptor>>> as ForeignOwnable>::borrow((*file).private_data) }
+        unsafe { <Pin<KBox<Descriptor>> as ForeignOwnable>::borrow((*file).private_data) }
     }
 
     /// # Safety
@@ -354,7 +466,7 @@ impl<T: Files> Operations<T> {
     unsafe extern "C" fn release(_: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: `open` put it there, and nobody uses it any more.
         drop(unsafe {
-            <Pin<KBox<Mutex<Descriptor>>> as ForeignOwnable>::from_foreign((*file).private_data)
+            <Pin<KBox<Descriptor>> as ForeignOwnable>::from_foreign((*file).private_data)
         });
         0
     }
@@ -378,17 +490,19 @@ impl<T: Files> Operations<T> {
         };
 
         returned(|| {
-            let mut descriptor = descriptor.lock();
+            let _turn = descriptor.turn.take()?;
+            let mut reading = descriptor.reading.lock();
 
-            if *position == 0 && !descriptor.reply {
+            if !reading.reply && (*position == 0 || reading.text.is_none()) {
                 let mut text = Text::new();
 
-                entry.files.show(entry.file, &mut text)?;
-                descriptor.text = text;
+                T::show(&entry.files, entry.file, &mut text)?;
+                reading.text = Some(text);
             }
+            let text = reading.text.as_ref().map_or(&[][..], Text::as_bytes);
             UserSlice::new(UserPtr::from_ptr(buffer.cast()), count)
                 .writer()
-                .write_slice_file(descriptor.text.as_bytes(), position)
+                .write_slice_file(text, position)
         })
     }
 
@@ -399,16 +513,18 @@ impl<T: Files> Operations<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: Both are valid for this call, `iter` is a source, and the file is open.
-        let (file, position, source) = unsafe {
+        // SAFETY: Both are valid for this call, `iter` is a source, and the file is open: `open` has
+        // left a descriptor with it.
+        let (file, call, source) = unsafe {
             (
                 (*kiocb).ki_filp,
-                (*kiocb).ki_pos,
+                Kiocb::<Pin<KBox<Descriptor>>>::from_raw(kiocb),
                 IovIterSource::from_raw(iter),
             )
         };
         // SAFETY: The file is open.
-        let (entry, descriptor) = unsafe { (Self::entry((*file).f_inode), Self::descriptor(file)) };
+        let entry = unsafe { Self::entry((*file).f_inode) };
+        let (descriptor, position) = (call.file(), call.ki_pos());
         // SAFETY: `file` is valid and the user namespace is static. The functions have no other
         // requirements.
         let capable = unsafe {
@@ -437,11 +553,17 @@ impl<T: Files> Operations<T> {
                     .map(|()| bytes.as_slice())
             };
 
-            let mut descriptor = descriptor.lock();
-            descriptor.text = Text::new();
-            descriptor.reply = true;
+            let _turn = descriptor.turn.take()?;
+            let mut reading = descriptor.reading.lock();
+
+            reading.reply = true;
             // The position stays, so that the next read gives the reply from its beginning.
-            T::store(&entry.files, entry.file, request, &mut descriptor.text)?;
+            T::store(
+                &entry.files,
+                entry.file,
+                request,
+                reading.text.insert(Text::new()),
+            )?;
             Ok(count)
         })
     }

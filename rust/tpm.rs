@@ -4,7 +4,10 @@
 //!
 //! Not supported: extending, and any other chip than IMA's.
 
-use super::ffi;
+use super::{
+    ffi,
+    workqueue::KernelThread, //
+};
 use crate::bank::{
     Bank,
     Pcr,
@@ -33,6 +36,7 @@ pub(crate) struct TpmBank {
 ///
 /// The chip is `ima_tpm_chip`, on which IMA holds a reference from `ima_init()`
 /// (`security/integrity/ima/ima_init.c`) until the machine stops.
+#[derive(Clone, Copy)]
 pub(crate) struct Chip(NonNull<ffi::TpmChip>);
 
 // SAFETY: The functions used here may be called from any task.
@@ -78,9 +82,16 @@ impl Chip {
 
     /// The value of a PCR in the bank of the algorithm `alg_id`.
     ///
-    /// Takes the chip's locks and sleeps. `ENOMEM` if there is no memory for the command; what the
-    /// TPM itself answers other than success, and whatever else goes wrong, is `EIO`.
-    pub(crate) fn read(&self, bank: &Bank, alg_id: u16, pcr: Pcr) -> Result<Value> {
+    /// Takes the chip's locks and sleeps; a thread of the kernel, as its driver may wait interruptibly.
+    /// `ENOMEM` if there is no memory for the command; what the TPM itself answers other than success,
+    /// and whatever else goes wrong, is `EIO`.
+    pub(crate) fn read(
+        &self,
+        _thread: &KernelThread,
+        bank: &Bank,
+        alg_id: u16,
+        pcr: Pcr,
+    ) -> Result<Value> {
         let mut value: Value = [0; crate::bank::MAX_DIGEST];
 
         if bank.size > value.len() {

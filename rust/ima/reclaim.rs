@@ -60,7 +60,6 @@ use kernel::{
         c_ulong,
         c_void, //
     },
-    prelude::*,
     sync::{
         atomic::{
             Acquire,
@@ -105,17 +104,6 @@ fn unlinked() -> *mut list_head {
         .wrapping_add(1)
         .cast_mut()
         .cast()
-}
-
-/// Whether the digest hash table is one that can be swept.
-pub(super) fn can_sweep(ima: &Ima) -> bool {
-    let _list = ima.extend_list_mutex();
-    // SAFETY: The table is not null, as `Ima::new()` saw, and was allocated by `kzalloc_objs()`
-    // (`ima_alloc_replace_htable()`, `ima_queue.c`). It is exchanged under the mutex, which is held,
-    // and freed only after that.
-    let size = unsafe { bindings::ksize(ima.table().cast_const().cast()) };
-
-    no_table() || BUCKETS.checked_mul(size_of::<hlist_head>()) == Some(size)
 }
 
 /// Whether the kernel has no hash table (`CONFIG_IMA_DISABLE_HTABLE`).

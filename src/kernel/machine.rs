@@ -17,6 +17,7 @@ use crate::{
     btf::Btf,
     errno::Errno,
     layout::Layout,
+    refusal::Refusal,
     report::Escaped,
     rust::{
         hash::{
@@ -29,11 +30,13 @@ use crate::{
             Unusable, //
         },
         symbols::Symbols,
-        tpm::Chip, //
+        tpm::Chip,
+        workqueue::Queue, //
     },
     values::PcrValues,
 };
 use kernel::{
+    alloc::AllocError,
     prelude::*,
     str::CString, //
 };
@@ -65,6 +68,8 @@ pub(crate) struct Machine {
     pub(crate) unreplayable: KVec<CString>,
     /// The PCR that IMA extends unless a rule names another.
     pub(crate) measure_pcr: Pcr,
+    /// Where work is done for which the current task will not do, talking to the TPM above all.
+    pub(crate) queue: Queue,
     tpm: Chip,
     /// The TPM's own number for the algorithm of each bank.
     alg_ids: [u16; MAX_BANKS],
@@ -101,7 +106,7 @@ impl Machine {
     ///
     /// `ENOENT` if a symbol is missing, `ENXIO` if one is not what it should be, `EOPNOTSUPP` if a
     /// struct or every bank is unknown, `ENODEV` without IMA or a TPM, `ENOMEM`.
-    pub(crate) fn find() -> Result<KBox<Self>> {
+    pub(crate) fn find(queue: Queue) -> Result<KBox<Self>> {
         let symbols = Symbols::find().map_err(|error| {
             log_err!("{error}");
             error.errno()
@@ -147,6 +152,7 @@ impl Machine {
                 hashes: Hashes::new(),
                 unreplayable: KVec::new(),
                 measure_pcr,
+                queue,
                 tpm,
                 alg_ids: [0; MAX_BANKS],
             },
@@ -201,31 +207,38 @@ impl Machine {
     }
 
     /// Room for the values of all PCRs in all banks, at their reset values.
-    pub(crate) fn reset_values(&self) -> Result<Values> {
+    pub(crate) fn reset_values(&self) -> Result<Values, AllocError> {
         let cells = KVec::from_elem([0; MAX_DIGEST], Values::cells(&self.banks), GFP_KERNEL)?;
-        let mut values = PcrValues::new(cells, &self.banks).ok_or(EINVAL)?;
+        let mut values = PcrValues::new(cells, &self.banks).ok_or(AllocError)?;
 
         values.reset(&self.banks);
         Ok(values)
     }
 
-    /// A copy of PCR values.
-    pub(crate) fn copy(&self, values: &Values) -> Result<Values> {
+    /// A copy of PCR values of these banks.
+    pub(crate) fn copy(&self, values: &Values) -> Result<Values, AllocError> {
         let mut copy = self.reset_values()?;
 
-        if copy.copy_from(values) {
-            Ok(copy)
-        } else {
-            Err(EINVAL)
-        }
+        copy.copy_from(values).then_some(copy).ok_or(AllocError)
     }
 
-    /// The value that a PCR of the TPM has in a bank. `EIO` if the TPM does not answer,
-    /// `ENOMEM`.
-    pub(crate) fn read_pcr(&self, bank: usize, pcr: Pcr) -> Result<Value> {
-        let info = self.banks.get(bank).ok_or(EINVAL)?;
-        let alg_id = self.alg_ids.get(bank).ok_or(EINVAL)?;
+    /// The value that a PCR of the TPM has in a bank, of this index.
+    ///
+    /// A thread of the kernel reads it, and is waited for.
+    pub(crate) fn read_pcr(&self, bank: usize, pcr: Pcr) -> Result<Value, Refusal<'static>> {
+        let (Some(&info), Some(&alg_id)) = (self.banks.get(bank), self.alg_ids.get(bank)) else {
+            return Err(Refusal::Tpm { bank: "?", pcr });
+        };
+        let tpm = self.tpm;
 
-        self.tpm.read(info, *alg_id, pcr)
+        self.queue
+            .call(move |thread| tpm.read(thread, &info, alg_id, pcr))?
+            .map_err(|error| match error {
+                ENOMEM => Refusal::NoMemory,
+                _ => Refusal::Tpm {
+                    bank: info.name,
+                    pcr,
+                },
+            })
     }
 }

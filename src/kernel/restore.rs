@@ -11,38 +11,50 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    bank::PcrSet,
-    base::{
-        self,
-        Verdict, //
+    account::Account,
+    bank::{
+        PcrSet,
+        Value, //
     },
     errno::Errno,
+    evidence::Announcement,
     ledger::{
         removed,
         Ledger, //
     },
-    machine::Values,
-    report::Totals,
+    refusal::Refusal,
+    report::{
+        Event,
+        Found,
+        Totals, //
+    },
     request::{
         self,
-        Statement,
-        Unread, //
+        Statement, //
     },
     rust::{
-        evidence,
         hash::is_algorithm,
-        ima::Counters, //
+        ima::{
+            Busy,
+            Counters,
+            Hold, //
+        },
     },
-    trim::{
-        Refusal,
-        Trimmer, //
+    trim::unread,
+    trimmer::Trimmer,
+    verify::{
+        self,
+        Verdict, //
     },
 };
 use core::fmt;
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
 
 /// Why stated values are not believed. Nothing was changed.
-enum Doubt {
+pub(crate) enum RestoreError {
     /// A value is missing.
     Missing { bank: &'static str, pcr: usize },
     /// The replay does not lead to the value that the TPM has.
@@ -61,7 +73,7 @@ enum Doubt {
     Less { own: Totals },
 }
 
-impl fmt::Display for Doubt {
+impl fmt::Display for RestoreError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing { bank, pcr } => write!(
@@ -79,8 +91,9 @@ impl fmt::Display for Doubt {
             ),
             Self::Violations { stated, least } => write!(
                 f,
-                "violations={stated}, but of those that IMA counted at least {least} are not in the \
-                 list; write it again if there are some just now"
+                "violations={stated}, but {least} of those that IMA counted are not in the list, and \
+                 violations={least} is the least that is accepted: IMA also counts those that it had \
+                 no memory to list. If there are violations just now, write it again"
             ),
             Self::Contradiction => f.write_str("records=, violations= and trims= contradict each other"),
             Self::Known { bank, pcr } => write!(
@@ -101,22 +114,21 @@ impl fmt::Display for Doubt {
     }
 }
 
-impl From<Doubt> for Refusal {
-    fn from(doubt: Doubt) -> Self {
-        log_warn!("starting values refused: {doubt}");
-        Errno::KeyRejected.into()
+impl From<RestoreError> for Refusal<'_> {
+    fn from(error: RestoreError) -> Self {
+        Self::Restore(error)
     }
 }
 
 /// Whether the counts can be those of one history.
-fn check_totals(totals: &Totals) -> Result<(), Doubt> {
+fn check_totals(totals: &Totals) -> Result<(), RestoreError> {
     if totals.violations <= totals.records
         && totals.trims <= totals.records
         && (totals.trims == 0) == (totals.records == 0)
     {
         Ok(())
     } else {
-        Err(Doubt::Contradiction)
+        Err(RestoreError::Contradiction)
     }
 }
 
@@ -125,100 +137,121 @@ impl Trimmer {
     ///
     /// `text` is what was written, or why that could not be read. `EKEYREJECTED` if the values or the
     /// counts are not believed; otherwise what a trim may be refused with.
-    pub(crate) fn restore(&self, text: Result<&[u8]>) -> Result<(), Errno> {
-        text.map_err(|error| {
-            let refusal = Refusal::from(error);
-
-            log_warn!("starting values refused {}", Unread(refusal.errno));
-            refusal
+    pub(crate) fn restore(this: &Arc<Self>, text: Result<&[u8]>) -> Result<(), Errno> {
+        Self::take_over(this, text).map_err(|refusal| {
+            refusal.log("starting values");
+            refusal.errno()
         })
-        .and_then(|text| self.take_over(text))
-        .map_err(|refusal| refusal.errno)
     }
 
-    fn take_over(&self, text: &[u8]) -> Result<(), Refusal> {
-        let machine = &self.machine;
-        let Statement { values, totals } = request::parse_starting_pcrs(
-            text,
+    fn take_over<'t>(this: &Arc<Self>, text: Result<&'t [u8]>) -> Result<(), Refusal<'t>> {
+        let machine = &this.machine;
+        let statement = request::parse_starting_pcrs(
+            text.map_err(unread)?,
             &machine.banks,
             is_algorithm,
             machine.reset_values()?,
         )
-        .map_err(|error| {
-            log_warn!("starting values refused: {error}");
-            Refusal::from(error.errno())
-        })?;
-        check_totals(&totals)?;
+        .map_err(Refusal::Malformed)?;
+        check_totals(&statement.totals)?;
+        this.refuse_others(statement.instance)?;
 
-        let _turn = self.turn()?;
+        let _turn = this.turn.take()?;
+        Self::repeat_load(this)?;
         let hold = machine.ima.hold()?;
         let before = hold.counters();
         before.check()?;
 
-        let stated = values.pcrs();
-        let verdict = {
-            let wanted = stated.union(self.ledger.lock().known());
-            let missing = |pcrs| {
-                machine.banks.iter().find_map(|(bank, info)| {
-                    let pcr = PcrSet::without(pcrs, values.given(bank)).iter().next()?;
+        let verdict = this.check_values(&hold, &statement)?;
+        let Statement { values, totals, .. } = statement;
+        let values = values.into_values();
+        // Nobody else changes it meanwhile, as this task has the turn.
+        let account = this
+            .ledger
+            .lock()
+            .account()
+            .after_restore(values, verdict.pcrs, totals);
+        let check = |ledger: &Ledger| {
+            let counters = hold.counters();
 
-                    Some(Doubt::Missing {
-                        bank: info.name,
-                        pcr: pcr.index(),
-                    })
-                })
-            };
-
-            // What is missing is refused before the TPM is asked, unless only the list tells.
-            if let Some(doubt) = missing(wanted) {
-                return Err(doubt.into());
+            counters.check()?;
+            if counters.deleted() != before.deleted() {
+                return Err(Busy::Changed.into());
             }
-            let from = machine.copy(values.values())?;
-            let verdict = base::verify(machine, &hold, from, wanted)?;
-            if let Some(doubt) = missing(verdict.pcrs) {
-                return Err(doubt.into());
-            }
-            verdict
+            this.check_account(ledger, &counters, &account, &verdict)?;
+            Ok::<_, Refusal<'static>>(counters)
         };
-        self.check_verdict(&verdict)?;
+        let is_news = {
+            let ledger = this.ledger.lock();
+            let counters = check(&ledger)?;
 
-        let from = values.into_values();
-        let mut ledger = self.ledger.lock();
-        let counters = hold.counters();
-        counters.check()?;
-        if counters.deleted() != before.deleted() {
-            drop(ledger);
-            log_warn!("starting values refused: somebody removed records meanwhile");
-            return Err(Errno::Uclean.into());
+            ledger.foreign(&counters) != 0 || !ledger.account().says_as(&account, machine)
+        };
+        if is_news {
+            let announcement =
+                Announcement::new(this, Event::Restore, |text| account.show(text, machine))?;
+
+            Self::announce(this, Arc::new(announcement, GFP_KERNEL)?)?;
         }
-        if let Err(doubt) = self.check_account(&ledger, &counters, &from, &totals, &verdict) {
-            drop(ledger);
-            return Err(doubt.into());
-        }
-        let replaced = ledger.restore(from, totals, &verdict, &counters);
+
+        let mut ledger = this.ledger.lock();
+        let counters = check(&ledger)?;
+        let replaced = ledger.restore(account, &verdict, &counters);
         drop(ledger);
         drop(hold);
         drop(replaced);
 
-        if let Err(error) = evidence::audit(c"restore", 0, 0, &totals) {
-            log_warn!("no audit record of the restore: error {}", error.to_errno());
-            self.ledger.lock().evidence(false, 1);
+        if is_news {
+            this.audit(c"restore", &Found::default(), &totals);
+            log_info!(
+                "starting values taken over: records={} violations={} trims={}",
+                totals.records,
+                totals.violations,
+                totals.trims
+            );
         }
-        log_info!(
-            "starting values taken over: records={} violations={} trims={}",
-            totals.records,
-            totals.violations,
-            totals.trims
-        );
         Ok(())
     }
 
+    /// Whether all values are stated, and lead to what the TPM has.
+    fn check_values(
+        &self,
+        hold: &Hold<'_>,
+        statement: &Statement<KVec<Value>>,
+    ) -> Result<Verdict, Refusal<'static>> {
+        let machine = &self.machine;
+        let values = &statement.values;
+        let wanted = values.pcrs().union(self.ledger.lock().concerned());
+        let missing = |pcrs| {
+            machine.banks.iter().find_map(|(bank, info)| {
+                let pcr = PcrSet::without(pcrs, values.given(bank)).iter().next()?;
+
+                Some(RestoreError::Missing {
+                    bank: info.name,
+                    pcr: pcr.index(),
+                })
+            })
+        };
+
+        // What is missing is refused before the TPM is asked, unless only the list tells.
+        if let Some(error) = missing(wanted) {
+            return Err(error.into());
+        }
+        let from = machine.copy(values.values())?;
+        let verdict = verify::verify(machine, hold, from, wanted)?;
+        if let Some(error) = missing(verdict.pcrs) {
+            return Err(error.into());
+        }
+        self.check_verdict(&verdict)?;
+        Ok(verdict)
+    }
+
     /// Whether the replay ends in what the TPM has, everywhere.
-    fn check_verdict(&self, verdict: &Verdict) -> Result<(), Doubt> {
+    fn check_verdict(&self, verdict: &Verdict) -> Result<(), RestoreError> {
         for pcr in verdict.refuted.iter() {
             for (bank, info) in self.machine.banks.iter() {
                 if !verdict.is_equal(bank, pcr) {
-                    return Err(Doubt::Mismatch {
+                    return Err(RestoreError::Mismatch {
                         bank: info.name,
                         pcr: pcr.index(),
                     });
@@ -233,19 +266,21 @@ impl Trimmer {
         &self,
         ledger: &Ledger,
         counters: &Counters,
-        values: &Values,
-        totals: &Totals,
+        stated: &Account,
         verdict: &Verdict,
-    ) -> Result<(), Doubt> {
-        let own = ledger.totals();
+    ) -> Result<(), RestoreError> {
+        let (own, totals) = (ledger.account().totals(), stated.totals());
 
         // Once its records are gone another value could lead to what the TPM has, too: to what
         // something else made of it.
         if ledger.foreign(counters) == 0 {
             for pcr in verdict.pcrs.iter() {
                 for (bank, info) in self.machine.banks.iter() {
-                    if ledger.contradicts(values, bank, pcr) {
-                        return Err(Doubt::Known {
+                    if ledger.known.is_verified(pcr)
+                        && ledger.account().values().get(bank, pcr)
+                            != stated.values().get(bank, pcr)
+                    {
+                        return Err(RestoreError::Known {
                             bank: info.name,
                             pcr: pcr.index(),
                         });
@@ -254,19 +289,19 @@ impl Trimmer {
             }
         }
         if ledger.is_whole(counters, self.machine.measure_pcr) {
-            return if own == *totals {
+            return if own == totals {
                 Ok(())
             } else {
-                Err(Doubt::Whole { own })
+                Err(RestoreError::Whole { own })
             };
         }
         if totals.records < own.records
             || totals.violations < own.violations
             || totals.trims < own.trims
         {
-            return Err(Doubt::Less { own });
+            return Err(RestoreError::Less { own });
         }
-        self.check_counts(totals, counters, verdict)
+        self.check_counts(&totals, counters, verdict)
     }
 
     /// Whether the counts agree with those of IMA.
@@ -275,7 +310,7 @@ impl Trimmer {
         totals: &Totals,
         counters: &Counters,
         verdict: &Verdict,
-    ) -> Result<(), Doubt> {
+    ) -> Result<(), RestoreError> {
         let removed = removed(counters);
         // IMA counts a violation before it becomes a record, and this is read after the list was.
         let least = self
@@ -287,13 +322,13 @@ impl Trimmer {
         // The kernel before this one had counters of its own.
         if totals.records < removed || (totals.records > removed && !self.machine.ima.maybe_kexec())
         {
-            return Err(Doubt::Records {
+            return Err(RestoreError::Records {
                 stated: totals.records,
                 removed,
             });
         }
         if totals.violations < least {
-            return Err(Doubt::Violations {
+            return Err(RestoreError::Violations {
                 stated: totals.violations,
                 least,
             });

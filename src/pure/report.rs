@@ -4,6 +4,7 @@
 
 #![forbid(unsafe_code)]
 
+use core::ffi::CStr;
 use core::fmt;
 use core::fmt::Write;
 use core::iter::successors;
@@ -15,10 +16,14 @@ use crate::bank::Pcr;
 use crate::bank::PcrSet;
 use crate::bank::Value;
 use crate::errno::Errno;
+use crate::instance::Instance;
 use crate::values::PcrValues;
 
 /// The version of the interface.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// Whether requests have to be signed: nothing can verify a signature yet.
+const SIGNATURES: &str = "off";
 
 /// Bytes that came from outside, made printable.
 ///
@@ -97,6 +102,77 @@ pub fn starting_pcrs_unknown(w: &mut dyn fmt::Write, foreign: u64) -> fmt::Resul
     writeln!(w, "unknown records={foreign}")
 }
 
+/// Something that the module does and that IMA is to measure: one event of label `ima_trim`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The module was loaded.
+    Load {
+        /// Whether others are kept from removing records.
+        guard: bool,
+        /// Records that this kernel has removed.
+        kernel_deleted: u64,
+        /// Violations that this kernel has counted.
+        kernel_violations: u64,
+    },
+    /// Records are about to be trimmed.
+    Trim,
+    /// Starting PCR values that were stated are about to be taken over.
+    Restore,
+    /// Somebody else has removed records.
+    Foreign {
+        /// Records that this kernel has removed.
+        kernel_deleted: u64,
+        /// Those of them that the account does not have.
+        foreign_records: u64,
+    },
+}
+
+impl Event {
+    /// IMA's name of the event.
+    pub const fn name(&self) -> &'static CStr {
+        match self {
+            Self::Load { .. } => c"load",
+            Self::Trim => c"trim",
+            Self::Restore => c"restore",
+            Self::Foreign { .. } => c"foreign",
+        }
+    }
+
+    /// The same.
+    pub fn as_str(&self) -> &'static str {
+        self.name().to_str().unwrap_or_default()
+    }
+}
+
+/// Writes what is measured of an event, down to the text of `starting_pcrs`, which follows for all
+/// but [`Event::Foreign`].
+pub fn event(w: &mut dyn fmt::Write, event: &Event, instance: Instance) -> fmt::Result {
+    if let Event::Load { .. } = event {
+        writeln!(w, "version={VERSION}")?;
+    }
+    writeln!(w, "instance={instance}")?;
+    match *event {
+        Event::Trim | Event::Restore => Ok(()),
+        Event::Load {
+            guard,
+            kernel_deleted,
+            kernel_violations,
+        } => {
+            writeln!(w, "guard={}", on_off(guard))?;
+            writeln!(w, "signatures={SIGNATURES}")?;
+            writeln!(w, "kernel_deleted={kernel_deleted}")?;
+            writeln!(w, "kernel_violations={kernel_violations}")
+        }
+        Event::Foreign {
+            kernel_deleted,
+            foreign_records,
+        } => {
+            writeln!(w, "kernel_deleted={kernel_deleted}")?;
+            writeln!(w, "foreign_records={foreign_records}")
+        }
+    }
+}
+
 /// Writes the text of `verify`: for each bank and these PCRs, whether `equal` says that the replay
 /// gave the value of the TPM, and what was replayed.
 ///
@@ -144,17 +220,35 @@ impl TrimResult {
     }
 }
 
-/// The outcome of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// What became of it.
-    pub result: TrimResult,
-    /// Records that were, or would be, trimmed.
+/// What a request would trim.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Records.
     pub records: u64,
     /// Violations among them.
     pub violations: u64,
     /// The absolute number of the first violation among them.
     pub first_violation: Option<u64>,
+}
+
+impl Found {
+    /// The outcome of the request. `hold_ns` is as in [`Outcome`].
+    pub fn outcome(self, result: TrimResult, hold_ns: Option<u64>) -> Outcome {
+        Outcome {
+            result,
+            found: self,
+            hold_ns,
+        }
+    }
+}
+
+/// The outcome of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// What became of it.
+    pub result: TrimResult,
+    /// What was, or would be, trimmed.
+    pub found: Found,
     /// For how many nanoseconds `ima_extend_list_mutex` was held for the cut, if there was one.
     pub hold_ns: Option<u64>,
 }
@@ -165,9 +259,10 @@ pub fn outcome(w: &mut dyn fmt::Write, outcome: &Outcome) -> fmt::Result {
     if let TrimResult::Refused(errno) = outcome.result {
         writeln!(w, "errno={errno}")?;
     }
-    writeln!(w, "records={}", outcome.records)?;
-    writeln!(w, "violations={}", outcome.violations)?;
-    if let Some(number) = outcome.first_violation {
+    let found = &outcome.found;
+    writeln!(w, "records={}", found.records)?;
+    writeln!(w, "violations={}", found.violations)?;
+    if let Some(number) = found.first_violation {
         writeln!(w, "first_violation={number}")?;
     }
     if let Some(hold_ns) = outcome.hold_ns {
@@ -222,10 +317,23 @@ pub struct Status {
     pub hold_ns_max: u64,
     /// Bytes of memory given back, less those that were allocated instead.
     pub bytes_freed: u64,
-    /// Trims that IMA has measured.
+    /// Events whose record was found in the list, as it should be.
     pub measured: u64,
-    /// Trims whose evidence could not be left: the audit record or the measurement failed.
+    /// Times that evidence could not be left: an audit record or a measurement failed.
     pub evidence_failed: u64,
+    /// Which load of the module this is.
+    pub instance: Instance,
+    /// Whether the record of the last event is in the list, as it should be.
+    pub evidence: bool,
+}
+
+/// A switch, as it is printed.
+const fn on_off(on: bool) -> &'static str {
+    if on {
+        "on"
+    } else {
+        "off"
+    }
 }
 
 /// Writes the text of `status`.
@@ -248,12 +356,16 @@ pub fn status<'a>(
     writeln!(w, "violations_trimmed={}", status.violations_trimmed)?;
     writeln!(w, "trims={}", status.trims)?;
     writeln!(w, "foreign_records={}", status.foreign_records)?;
-    writeln!(w, "guard={}", if status.guard { "on" } else { "off" })?;
+    writeln!(w, "guard={}", on_off(status.guard))?;
     writeln!(w, "hold_ns_last={}", status.hold_ns_last)?;
     writeln!(w, "hold_ns_max={}", status.hold_ns_max)?;
     writeln!(w, "bytes_freed={}", status.bytes_freed)?;
     writeln!(w, "measured={}", status.measured)?;
-    writeln!(w, "evidence_failed={}", status.evidence_failed)
+    writeln!(w, "evidence_failed={}", status.evidence_failed)?;
+    writeln!(w, "instance={}", status.instance)?;
+    let evidence = if status.evidence { "measured" } else { "none" };
+    writeln!(w, "evidence={evidence}")?;
+    writeln!(w, "signatures={SIGNATURES}")
 }
 
 /// Writes names with `key` before the first and commas between. Says whether there were any.

@@ -13,6 +13,8 @@ use crate::bank::Value;
 use crate::bank::MAX_DIGEST;
 use crate::bank::PCRS;
 use crate::errno::Errno;
+use crate::instance::parse_hex;
+use crate::instance::Instance;
 use crate::replay::Target;
 use crate::replay::TargetError;
 use crate::report::Escaped;
@@ -21,6 +23,9 @@ use crate::values::PcrValues;
 
 /// Bytes of the longest request.
 pub const MAX_REQUEST: usize = 16384;
+
+/// The key of the instance.
+const INSTANCE: &str = "instance";
 
 /// The keys of the counts.
 const RECORDS: &str = "records";
@@ -70,6 +75,8 @@ pub struct Request<T> {
     pub dry_run: bool,
     /// What becomes of the memory, if the request says so.
     pub reclaim: Option<Reclaim>,
+    /// The load of the module that the request is for, if it says so.
+    pub instance: Option<Instance>,
 }
 
 /// What is to be taken for the starting PCR values, and said to have been trimmed before them.
@@ -79,6 +86,8 @@ pub struct Statement<T> {
     pub values: Target<T>,
     /// What was trimmed.
     pub totals: Totals,
+    /// The load of the module that the statement is for, if it says so.
+    pub instance: Option<Instance>,
 }
 
 /// That what was written could not be read, and for which error: what to do about it.
@@ -90,12 +99,12 @@ impl fmt::Display for Unread {
         match self.0 {
             Errno::Inval | Errno::TooBig => write!(
                 f,
-                "({}): a request is one write of at most {MAX_REQUEST} bytes at offset 0",
-                self.0
-            ),
-            Errno::NoMem => write!(f, "({}): there is no memory to read it", self.0),
-            _ => write!(f, "({}): what was written cannot be read", self.0),
+                "a request is one write of at most {MAX_REQUEST} bytes at offset 0"
+            )?,
+            Errno::NoMem => f.write_str("there is no memory to read it")?,
+            _ => f.write_str("what was written cannot be read")?,
         }
+        write!(f, " ({})", self.0)
     }
 }
 
@@ -148,6 +157,11 @@ pub enum RequestError<'t> {
         /// The token.
         token: &'t [u8],
     },
+    /// An instance is not of 32 hexadecimal digits.
+    Instance {
+        /// The token.
+        token: &'t [u8],
+    },
     /// No hash algorithm has the name that stands where a bank's should.
     Algorithm {
         /// The token.
@@ -191,6 +205,7 @@ impl RequestError<'_> {
             | Self::Duplicate { .. }
             | Self::SecondMode { .. }
             | Self::Count { .. }
+            | Self::Instance { .. }
             | Self::Algorithm { .. }
             | Self::Pcr { .. }
             | Self::Hex { .. }
@@ -206,6 +221,7 @@ impl RequestError<'_> {
             | Self::Duplicate { token }
             | Self::SecondMode { token }
             | Self::Count { token }
+            | Self::Instance { token }
             | Self::Algorithm { token }
             | Self::Bank { token }
             | Self::Pcr { token }
@@ -246,8 +262,12 @@ impl fmt::Display for RequestError<'_> {
             ),
             Self::Unknown { grammar, .. } => {
                 let others = match grammar {
-                    Grammar::Trim => "violations=<n>, dry-run, keep, compact or flush",
-                    Grammar::StartingPcrs => "records=<n>, violations=<n> or trims=<n>",
+                    Grammar::Trim => {
+                        "violations=<n>, instance=<hex>, dry-run, keep, compact or flush"
+                    }
+                    Grammar::StartingPcrs => {
+                        "records=<n>, violations=<n>, trims=<n> or instance=<hex>"
+                    }
                 };
                 write!(
                     f,
@@ -261,6 +281,9 @@ impl fmt::Display for RequestError<'_> {
             }
             Self::Count { .. } => f.write_str(
                 "not a count: give a decimal number of 64 bits without sign or leading zeros",
+            ),
+            Self::Instance { .. } => f.write_str(
+                "not an instance: give the 32 hexadecimal digits that the status file has",
             ),
             Self::Algorithm { .. } => f.write_str(
                 "no hash algorithm has this name: use the banks that the status file lists",
@@ -301,6 +324,7 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
     let mut violations = None;
     let mut dry_run = false;
     let mut reclaim = None;
+    let mut instance = None;
 
     for token in tokens(text)? {
         if token == b"dry-run" {
@@ -314,7 +338,9 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
                 Some(before) if before == mode => return Err(RequestError::Duplicate { token }),
                 Some(_) => return Err(RequestError::SecondMode { token }),
             }
-        } else if !take_count(token, VIOLATIONS, &mut violations)? {
+        } else if !take_count(token, VIOLATIONS, &mut violations)?
+            && !take_instance(token, &mut instance)?
+        {
             take_pcr_value(token, banks, &known, grammar, &mut target)?;
         }
     }
@@ -326,6 +352,7 @@ pub fn parse<'t, T: DerefMut<Target = [Value]>>(
         violations: violations.unwrap_or(0),
         dry_run,
         reclaim,
+        instance,
     })
 }
 
@@ -344,12 +371,14 @@ pub fn parse_starting_pcrs<'t, T: DerefMut<Target = [Value]>>(
     let mut records = None;
     let mut violations = None;
     let mut trims = None;
+    let mut instance = None;
 
     for token in tokens(text)? {
-        let is_count = take_count(token, RECORDS, &mut records)?
+        let taken = take_count(token, RECORDS, &mut records)?
             || take_count(token, VIOLATIONS, &mut violations)?
-            || take_count(token, TRIMS, &mut trims)?;
-        if !is_count {
+            || take_count(token, TRIMS, &mut trims)?
+            || take_instance(token, &mut instance)?;
+        if !taken {
             take_pcr_value(token, banks, &known, grammar, &mut target)?;
         }
     }
@@ -363,6 +392,7 @@ pub fn parse_starting_pcrs<'t, T: DerefMut<Target = [Value]>>(
             violations: violations.ok_or(RequestError::Missing { key: VIOLATIONS })?,
             trims: trims.ok_or(RequestError::Missing { key: TRIMS })?,
         },
+        instance,
     })
 }
 
@@ -382,15 +412,37 @@ fn take_count<'t>(
     key: &str,
     count: &mut Option<u64>,
 ) -> Result<bool, RequestError<'t>> {
-    let number = match split_at_byte(token, b'=') {
-        Some((name, number)) if name == key.as_bytes() => number,
-        _ => return Ok(false),
+    let Some(number) = of_key(token, key) else {
+        return Ok(false);
     };
     let number = decimal(number).ok_or(RequestError::Count { token })?;
     if count.replace(number).is_some() {
         return Err(RequestError::Duplicate { token });
     }
     Ok(true)
+}
+
+/// Reads an instance into `instance`, if the token is one. Says whether it is.
+fn take_instance<'t>(
+    token: &'t [u8],
+    instance: &mut Option<Instance>,
+) -> Result<bool, RequestError<'t>> {
+    let Some(number) = of_key(token, INSTANCE) else {
+        return Ok(false);
+    };
+    let number = Instance::parse(number).ok_or(RequestError::Instance { token })?;
+
+    if instance.replace(number).is_some() {
+        return Err(RequestError::Duplicate { token });
+    }
+    Ok(true)
+}
+
+/// What stands behind `key=`, if that is what the token begins with.
+fn of_key<'t>(token: &'t [u8], key: &str) -> Option<&'t [u8]> {
+    split_at_byte(token, b'=')
+        .filter(|(name, _)| *name == key.as_bytes())
+        .map(|(_, value)| value)
 }
 
 /// Reads a PCR token into `target`.
@@ -462,16 +514,6 @@ fn decimal(text: &[u8]) -> Option<u64> {
 /// Reads a value of `size` bytes from exactly as many hexadecimal digits as it takes.
 fn value(hex: &[u8], size: usize) -> Option<Value> {
     let mut value = [0; MAX_DIGEST];
-    let mut pairs = hex.chunks_exact(2);
 
-    if hex.len() != size.checked_mul(2)? {
-        return None;
-    }
-    for (byte, pair) in value.iter_mut().zip(&mut pairs) {
-        *byte = pair.iter().try_fold(0u8, |byte, &digit| {
-            let digit = char::from(digit).to_digit(16)?;
-            byte.checked_mul(16)?.checked_add(u8::try_from(digit).ok()?)
-        })?;
-    }
-    Some(value)
+    parse_hex(hex, value.get_mut(..size)?).then_some(value)
 }

@@ -20,6 +20,10 @@ fuzz_target!(|input: &[u8]| {
 
     match (parse(text, &banks, known, dirty(&banks)), expected) {
         (Ok(request), Ok(expected)) => {
+            assert_eq!(
+                request.instance.map(|instance| instance.to_string()),
+                expected.instance
+            );
             assert_eq!(given(&banks, &request.target), expected.values);
             let violations = expected.counts.get("violations").copied();
             assert_eq!(request.violations, violations.unwrap_or(0));

@@ -28,6 +28,10 @@ fuzz_target!(|input: &[u8]| {
     ) {
         (Ok(statement), Ok(expected)) => {
             let values = given(&banks, &statement.values);
+            assert_eq!(
+                statement.instance.map(|instance| instance.to_string()),
+                expected.instance
+            );
             assert_eq!(values, expected.values);
             let totals = &statement.totals;
             let counts = [totals.records, totals.violations, totals.trims];

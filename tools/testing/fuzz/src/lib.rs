@@ -29,6 +29,8 @@ pub struct Meaning {
     pub counts: BTreeMap<String, u64>,
     /// The words that stand alone.
     pub words: Vec<String>,
+    /// The load of the module, as lower-case digits.
+    pub instance: Option<String>,
 }
 
 /// The text that an input stands for: itself, or, behind a NUL and another byte, filled up with blanks
@@ -147,15 +149,22 @@ pub fn read(text: &[u8], keys: &[&str], words: &[&str]) -> Result<Meaning, Errno
             }
             continue;
         }
+        let is_hex = right
+            .chars()
+            .all(|digit| "0123456789abcdefABCDEF".contains(digit));
+        if left == "instance" {
+            let instance = right.to_ascii_lowercase();
+            if right.len() != 32 || !is_hex || meaning.instance.replace(instance).is_some() {
+                return Err(Errno::EINVAL);
+            }
+            continue;
+        }
         let (name, pcr) = left.split_once(':').ok_or(Errno::EINVAL)?;
         let pcr = number(pcr).filter(|&pcr| pcr < 24).ok_or(Errno::EINVAL)?;
         if !known(name.as_bytes()) || right.is_empty() {
             return Err(Errno::EINVAL);
         }
-        if !right
-            .chars()
-            .all(|digit| "0123456789abcdefABCDEF".contains(digit))
-        {
+        if !is_hex {
             return Err(Errno::EINVAL);
         }
         let Some((_, size)) = BANKS.into_iter().find(|bank| bank.0 == name) else {

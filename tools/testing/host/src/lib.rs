@@ -12,6 +12,8 @@ pub mod bank;
 pub mod btf;
 #[path = "../../../../src/pure/errno.rs"]
 pub mod errno;
+#[path = "../../../../src/pure/instance.rs"]
+pub mod instance;
 #[path = "../../../../rust/layout.rs"]
 pub mod layout;
 #[path = "../../../../src/pure/replay.rs"]

@@ -5,9 +5,10 @@
 use core::fmt::Write;
 use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet, Value};
 use ima_trim_host::errno::Errno;
+use ima_trim_host::instance::Instance;
 use ima_trim_host::report::{
-    outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation, violations_dropped,
-    Base, Outcome, Status, Totals, TrimResult,
+    event, outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation,
+    violations_dropped, Base, Event, Found, Outcome, Status, Totals, TrimResult,
 };
 use ima_trim_host::values::PcrValues;
 
@@ -61,7 +62,13 @@ const STATE: Status = Status {
     bytes_freed: 8,
     measured: 9,
     evidence_failed: 10,
+    instance: INSTANCE,
+    evidence: true,
 };
+
+const INSTANCE: Instance = Instance([
+    0, 1, 2, 3, 4, 5, 6, 7, 0x80, 0x9a, 0xab, 0xbc, 0xcd, 0xde, 0xef, 0xff,
+]);
 
 #[test]
 fn starting_pcrs_are_sorted_by_bank_and_pcr() {
@@ -213,16 +220,16 @@ fn a_report_without_room_is_an_error() {
 fn outcomes() {
     let trimmed = Outcome {
         result: TrimResult::Trimmed,
-        records: 4000,
-        violations: 2,
-        first_violation: Some(17),
+        found: Found {
+            records: 4000,
+            violations: 2,
+            first_violation: Some(17),
+        },
         hold_ns: Some(1500),
     };
     let none = Outcome {
         result: TrimResult::Nothing,
-        records: 0,
-        violations: 0,
-        first_violation: None,
+        found: Found::default(),
         hold_ns: None,
     };
     assert_eq!(
@@ -258,10 +265,11 @@ fn status_with_and_without_a_bank_that_cannot_be_replayed() {
     let state = STATE;
     let rest = "records=1\nrecords_trimmed=2\nviolations_trimmed=3\ntrims=4\nforeign_records=5\n\
                 guard=on\nhold_ns_last=6\nhold_ns_max=7\nbytes_freed=8\nmeasured=9\n\
-                evidence_failed=10\n";
+                evidence_failed=10\ninstance=0001020304050607809aabbccddeefff\n\
+                evidence=measured\nsignatures=off\n";
     assert_eq!(
         text(|w| status(w, &banks(), [].into_iter(), &state)),
-        format!("version=1\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
+        format!("version=2\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
     );
     for (base, name) in [(Base::Unverified, "unverified"), (Base::Unknown, "unknown")] {
         let state = Status { base, ..state };
@@ -270,13 +278,13 @@ fn status_with_and_without_a_bank_that_cannot_be_replayed() {
         assert_eq!(
             text(|w| status(w, &one, ["sha3-256", "sm3"].into_iter(), &state)),
             format!(
-                "version=1\nbanks=sha256\nbanks_unreplayable=sha3-256,sm3\nbase={name}\n{rest}"
+                "version=2\nbanks=sha256\nbanks_unreplayable=sha3-256,sm3\nbase={name}\n{rest}"
             )
         );
     }
     assert_eq!(
         text(|w| status(w, &Banks::new(), ["sm3"].into_iter(), &state)),
-        format!("version=1\nbanks=\nbanks_unreplayable=sm3\nbase=verified\n{rest}")
+        format!("version=2\nbanks=\nbanks_unreplayable=sm3\nbase=verified\n{rest}")
     );
     let state = Status {
         guard: false,
@@ -285,8 +293,88 @@ fn status_with_and_without_a_bank_that_cannot_be_replayed() {
     let rest = rest.replace("guard=on", "guard=off");
     assert_eq!(
         text(|w| status(w, &banks(), [].into_iter(), &state)),
-        format!("version=1\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
+        format!("version=2\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
     );
+    let state = Status {
+        evidence: false,
+        ..state
+    };
+    let rest = rest.replace("evidence=measured", "evidence=none");
+    assert_eq!(
+        text(|w| status(w, &banks(), [].into_iter(), &state)),
+        format!("version=2\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
+    );
+}
+
+#[test]
+fn events_byte_for_byte() {
+    let instance = "instance=0001020304050607809aabbccddeefff\n";
+    let load = Event::Load {
+        guard: true,
+        kernel_deleted: 12,
+        kernel_violations: 3,
+    };
+    let unguarded = Event::Load {
+        guard: false,
+        kernel_deleted: 0,
+        kernel_violations: u64::MAX,
+    };
+    let foreign = Event::Foreign {
+        kernel_deleted: 12,
+        foreign_records: 5,
+    };
+    let cases = [
+        (
+            load,
+            "load",
+            format!(
+                "version=2\n{instance}guard=on\nsignatures=off\nkernel_deleted=12\n\
+                 kernel_violations=3\n"
+            ),
+        ),
+        (
+            unguarded,
+            "load",
+            format!(
+                "version=2\n{instance}guard=off\nsignatures=off\nkernel_deleted=0\n\
+                 kernel_violations=18446744073709551615\n"
+            ),
+        ),
+        (Event::Trim, "trim", instance.into()),
+        (Event::Restore, "restore", instance.into()),
+        (
+            foreign,
+            "foreign",
+            format!("{instance}kernel_deleted=12\nforeign_records=5\n"),
+        ),
+    ];
+    for (of, name, expected) in cases {
+        assert_eq!(text(|w| event(w, &of, INSTANCE)), expected);
+        assert_eq!(of.as_str(), name);
+        assert_eq!(of.name().to_bytes(), name.as_bytes());
+        check_no_room(|w| event(w, &of, INSTANCE));
+    }
+}
+
+#[test]
+fn an_instance_is_read_as_it_is_printed() {
+    let printed = INSTANCE.to_string();
+
+    assert_eq!(Instance::parse(printed.as_bytes()), Some(INSTANCE));
+    let capitals = printed.to_uppercase();
+    assert_eq!(Instance::parse(capitals.as_bytes()), Some(INSTANCE));
+    for wrong in [
+        "".into(),
+        printed[1..].to_string(),
+        printed[2..].to_string(),
+        format!("{printed}0"),
+        format!("{printed}00"),
+        printed.replace('9', "g"),
+        printed.replace("80", "+8"),
+        printed.replace("80", " 8"),
+    ] {
+        assert_eq!(Instance::parse(wrong.as_bytes()), None, "{wrong}");
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@
 
 use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
 use ima_trim_host::errno::Errno;
+use ima_trim_host::instance::Instance;
 use ima_trim_host::report::Totals;
 use ima_trim_host::request::{
     parse, parse_starting_pcrs, Grammar, Reclaim, Request, RequestError, Statement, Unread,
@@ -82,6 +83,7 @@ fn blame<'t>(error: &RequestError<'t>) -> (&'static str, &'t [u8]) {
         RequestError::Duplicate { token } => ("duplicate", token),
         RequestError::SecondMode { token } => ("second mode", token),
         RequestError::Count { token } => ("count", token),
+        RequestError::Instance { token } => ("instance", token),
         RequestError::Algorithm { token } => ("algorithm", token),
         RequestError::Bank { token } => ("bank", token),
         RequestError::Pcr { token } => ("pcr", token),
@@ -194,6 +196,29 @@ fn refusals() -> &'static [Refusal] {
         (" \t\n ", Inval, "empty", ""),
         ("dry-run", Inval, "empty", ""),
         ("violations=1 keep dry-run", Inval, "empty", ""),
+        // Instances.
+        ("sha1:10={40} instance=", Inval, "instance", "instance="),
+        ("sha1:10={40} instance=00", Inval, "instance", "instance=00"),
+        (
+            "sha1:10={40} instance=0123456789abcdef0123456789abcdef0",
+            Inval,
+            "instance",
+            "instance=0123456789abcdef0123456789abcdef0",
+        ),
+        (
+            "sha1:10={40} instance=0123456789abcdef0123456789abcdeg",
+            Inval,
+            "instance",
+            "instance=0123456789abcdef0123456789abcdeg",
+        ),
+        (
+            "instance=0123456789abcdef0123456789abcdef instance=0123456789abcdef0123456789abcdef",
+            Inval,
+            "duplicate",
+            "instance=0123456789abcdef0123456789abcdef",
+        ),
+        ("sha1:10={40} instance", Inval, "unknown", "instance"),
+        ("sha1:10={40} Instance=00", Inval, "unknown", "Instance=00"),
         // Tokens of no known form.
         ("1000", Inval, "unknown", "1000"),
         ("sha1:10={40} D", Inval, "unknown", "D"),
@@ -697,8 +722,57 @@ fn each_count_of_starting_pcrs_is_a_plain_number_given_once() {
 }
 
 #[test]
+fn both_grammars_take_an_instance() {
+    let values = expand("sha1:10={40}");
+    let number = "0123456789aBcDeF0123456789abcdef";
+    let instance = Instance::parse(number.as_bytes());
+    assert!(instance.is_some());
+
+    let text = format!("{values} instance={number} violations=1");
+    assert_eq!(read(text.as_bytes()).unwrap().instance, instance);
+    assert_eq!(read(values.as_bytes()).unwrap().instance, None);
+    let counts = format!("{values} records=1 violations=0 trims=1");
+    assert_eq!(restore(counts.as_bytes()).unwrap().instance, None);
+    let text = format!("instance={number}\n{counts}");
+    assert_eq!(restore(text.as_bytes()).unwrap().instance, instance);
+}
+
+#[test]
+fn no_text_is_accepted_by_both_grammars() {
+    let all = [
+        "sha1:10={40}",
+        "violations=0",
+        "records=1",
+        "trims=1",
+        "dry-run",
+        "keep",
+    ];
+
+    for some in 0..1 << all.len() {
+        let tokens: Vec<_> = (0..all.len())
+            .filter(|bit| some & 1 << bit != 0)
+            .map(|bit| expand(all[bit]))
+            .collect();
+        let text = tokens.join(" ");
+        let both = (
+            read(text.as_bytes()).is_ok(),
+            restore(text.as_bytes()).is_ok(),
+        );
+        assert_ne!(both, (true, true), "{text}");
+    }
+}
+
+#[test]
 fn tokens_that_both_grammars_have_are_refused_by_both() {
-    let kinds = ["algorithm", "bank", "pcr", "hex", "length", "count"];
+    let kinds = [
+        "algorithm",
+        "bank",
+        "pcr",
+        "hex",
+        "length",
+        "count",
+        "instance",
+    ];
     let cases: Vec<_> = refusals()
         .iter()
         .filter(|case| kinds.contains(&case.2))
@@ -831,8 +905,8 @@ fn messages_say_what_is_wrong_and_what_to_do() {
         ),
         (
             b"10",
-            "token \"10\": not known: expected <bank>:<pcr>=<hex>, violations=<n>, dry-run, keep, \
-             compact or flush, separated by blanks, tabs or newlines",
+            "token \"10\": not known: expected <bank>:<pcr>=<hex>, violations=<n>, \
+             instance=<hex>, dry-run, keep, compact or flush, separated by blanks, tabs or newlines",
         ),
         (b"dry-run dry-run", "token \"dry-run\": given more than once: give it once"),
         (
@@ -843,6 +917,11 @@ fn messages_say_what_is_wrong_and_what_to_do() {
             b"violations=-1",
             "token \"violations=-1\": not a count: give a decimal number of 64 bits without sign \
              or leading zeros",
+        ),
+        (
+            b"instance=1",
+            "token \"instance=1\": not an instance: give the 32 hexadecimal digits that the status \
+             file has",
         ),
         (
             b"crc32:10=00",
@@ -870,7 +949,8 @@ fn messages_say_what_is_wrong_and_what_to_do() {
         (
             b"\x1b[2J\\\xff\r\"",
             "token \"\\033[2J\\134\\377\\015\"\": not known: expected <bank>:<pcr>=<hex>, \
-             violations=<n>, dry-run, keep, compact or flush, separated by blanks, tabs or newlines",
+             violations=<n>, instance=<hex>, dry-run, keep, compact or flush, separated by blanks, \
+             tabs or newlines",
         ),
     ];
     for &(text, message) in cases {
@@ -890,12 +970,12 @@ fn messages_say_what_is_wrong_and_what_to_do() {
         (
             b"unknown records=5",
             "token \"unknown\": not known: expected <bank>:<pcr>=<hex>, records=<n>, \
-             violations=<n> or trims=<n>, separated by blanks, tabs or newlines",
+             violations=<n>, trims=<n> or instance=<hex>, separated by blanks, tabs or newlines",
         ),
         (
             b"keep",
             "token \"keep\": not known: expected <bank>:<pcr>=<hex>, records=<n>, \
-             violations=<n> or trims=<n>, separated by blanks, tabs or newlines",
+             violations=<n>, trims=<n> or instance=<hex>, separated by blanks, tabs or newlines",
         ),
         (
             b"records=-1",
@@ -926,14 +1006,14 @@ fn what_cannot_be_read_says_what_to_do() {
     for (errno, message) in [
         (
             Errno::Inval,
-            "(EINVAL): a request is one write of at most 16384 bytes at offset 0",
+            "a request is one write of at most 16384 bytes at offset 0 (EINVAL)",
         ),
         (
             Errno::TooBig,
-            "(E2BIG): a request is one write of at most 16384 bytes at offset 0",
+            "a request is one write of at most 16384 bytes at offset 0 (E2BIG)",
         ),
-        (Errno::NoMem, "(ENOMEM): there is no memory to read it"),
-        (Errno::Fault, "(EFAULT): what was written cannot be read"),
+        (Errno::NoMem, "there is no memory to read it (ENOMEM)"),
+        (Errno::Fault, "what was written cannot be read (EFAULT)"),
     ] {
         assert_eq!(Unread(errno).to_string(), message);
     }

@@ -21,25 +21,15 @@ use crate::{
         Machine,
         Values, //
     },
+    refusal::Refusal,
     replay::{
         advance,
-        Replay,
-        ReplayError,
-        SearchError, //
+        each,
+        Record,
+        Replay, //
     },
-    rust::{
-        hash::HashError,
-        ima::{
-            Busy,
-            Hold, //
-        },
-        task::{
-            checkpoint,
-            FatalSignal, //
-        },
-    },
+    rust::ima::Hold,
 };
-use kernel::prelude::*;
 
 /// What comparing a replay with the TPM showed.
 pub(crate) struct Verdict {
@@ -57,6 +47,8 @@ pub(crate) struct Verdict {
     pub(crate) records: u64,
     /// Violations among them.
     pub(crate) violations: u64,
+    /// Records among them that name a PCR that no TPM has.
+    pub(crate) unextended: u64,
     /// For each bank, the PCRs whose values are those of the TPM.
     equal: [PcrSet; MAX_BANKS],
 }
@@ -68,53 +60,18 @@ impl Verdict {
     }
 }
 
-/// Why the replay could not be compared with the TPM.
-pub(crate) enum Undecided {
-    /// The list cannot be walked now, or not any more.
-    Busy(Busy),
-    /// The TPM did not answer.
-    Tpm,
-    /// The task was killed.
-    Killed,
-    /// No memory.
-    NoMemory,
-    /// A record could not be replayed.
-    Replay(ReplayError<HashError>),
-}
-
-impl From<Busy> for Undecided {
-    fn from(busy: Busy) -> Self {
-        Self::Busy(busy)
-    }
-}
-
-impl From<FatalSignal> for Undecided {
-    fn from(_: FatalSignal) -> Self {
-        Self::Killed
-    }
-}
-
-impl From<SearchError<ReplayError<HashError>, FatalSignal>> for Undecided {
-    fn from(error: SearchError<ReplayError<HashError>, FatalSignal>) -> Self {
-        match error {
-            SearchError::Step(error) => Self::Replay(error),
-            SearchError::Walk(killed) => killed.into(),
-        }
-    }
-}
-
 /// Compares the replay of the list from the values `from` with the TPM, for the PCRs of `wanted` and
 /// all that occur in the records.
 ///
-/// Sleeps; takes `ima_extend_list_mutex` shortly, and the TPM's locks.
+/// Sleeps; takes `ima_extend_list_mutex` shortly, and waits for the TPM.
 pub(crate) fn verify(
     machine: &Machine,
     hold: &Hold<'_>,
     from: Values,
     wanted: PcrSet,
-) -> Result<Verdict, Undecided> {
+) -> Result<Verdict, Refusal<'static>> {
     let banks = &machine.banks;
-    let mut read = machine.reset_values().map_err(|_| Undecided::NoMemory)?;
+    let mut read = machine.reset_values()?;
     let mut replay = Replay::new(from);
     let mut walk = hold.walk()?;
 
@@ -131,25 +88,13 @@ pub(crate) fn verify(
     let extended = replay.seen();
     let pcrs = wanted.union(extended);
     for pcr in pcrs.iter() {
-        for (bank, info) in banks.iter() {
-            let value = machine.read_pcr(bank, pcr).map_err(|error| {
-                if error == ENOMEM {
-                    return Undecided::NoMemory;
-                }
-                let name = info.name;
-
-                log_limited!(
-                    log_err,
-                    "TPM does not give the value of {name}:{pcr}; see its driver's messages"
-                );
-                Undecided::Tpm
-            })?;
+        for (bank, _) in banks.iter() {
+            let value = machine.read_pcr(bank, pcr)?;
 
             if let Some(cell) = read.get_mut(bank, pcr) {
                 *cell = value;
             }
         }
-        checkpoint()?;
     }
 
     let mut equal = [PcrSet::new(); MAX_BANKS];
@@ -193,6 +138,20 @@ pub(crate) fn verify(
         seen: replay.seen(),
         records: replay.records(),
         violations: replay.violations(),
+        unextended: replay.unextended(),
         equal,
     })
+}
+
+/// The PCRs that the records of the list extend.
+pub(crate) fn extended(hold: &Hold<'_>) -> Result<PcrSet, Refusal<'static>> {
+    let mut pcrs = PcrSet::new();
+
+    each(&mut hold.walk()?, |record| {
+        if let Some(pcr) = Pcr::from_record(record.pcr()) {
+            pcrs.insert(pcr);
+        }
+        Ok::<_, Refusal<'static>>(false)
+    })?;
+    Ok(pcrs)
 }

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Why something is not done. Nothing is logged where a refusal arises: whoever answers the caller
+//! logs it, once.
+
+#![forbid(unsafe_code)]
+
+use crate::{
+    bank::Pcr,
+    errno::Errno,
+    replay::{
+        ReplayError,
+        SearchError, //
+    },
+    report::Found,
+    request::{
+        Reclaim,
+        RequestError,
+        Unread, //
+    },
+    restore::RestoreError,
+    rust::{
+        hash::HashError,
+        ima::Busy,
+        task::FatalSignal,
+        workqueue::CallError, //
+    },
+    turn::Interrupted,
+};
+use core::fmt;
+use kernel::alloc::AllocError;
+
+/// Why a request, or another use of the list, is refused. Nothing was changed.
+pub(crate) enum Refusal<'t> {
+    /// What was written cannot be read.
+    Unread(Unread),
+    /// It is not of the grammar.
+    Malformed(RequestError<'t>),
+    /// It is for another load of the module.
+    Instance,
+    /// The mode changes what was never tried with a kernel this new.
+    Untested(Reclaim),
+    /// A signal arrived, or the task was killed.
+    Interrupted,
+    /// There is no memory.
+    NoMemory,
+    /// The list cannot be used.
+    Busy(Busy),
+    /// Somebody else removed this many records.
+    Foreign(u64),
+    /// The TPM does not give a value.
+    Tpm {
+        /// The name of the bank.
+        bank: &'static str,
+        /// The PCR.
+        pcr: Pcr,
+    },
+    /// The TPM does not give a value, so that the starting values are not known to be right.
+    Undecided {
+        /// The name of the bank.
+        bank: &'static str,
+        /// The PCR.
+        pcr: Pcr,
+    },
+    /// A record cannot be replayed.
+    Replay(ReplayError<HashError>),
+    /// The starting values of a PCR do not lead to what the TPM has.
+    Unverified(Pcr),
+    /// No record extends this PCR, but something else did.
+    Unextended(Pcr),
+    /// At no record do all values match.
+    NoMatch {
+        /// The records that were replayed.
+        records: u64,
+    },
+    /// Other violations would go than are stated.
+    Violations {
+        /// What would go.
+        found: Found,
+        /// How many violations are stated.
+        stated: u64,
+    },
+    /// Stated starting values are not believed.
+    Restore(RestoreError),
+    /// IMA did not measure what is about to be done.
+    Announcement {
+        /// The name of the event.
+        event: &'static str,
+        /// What goes to the caller for what IMA said.
+        errno: Errno,
+    },
+}
+
+impl Refusal<'_> {
+    /// The error that the caller gets.
+    pub(crate) fn errno(&self) -> Errno {
+        match self {
+            Self::Unread(Unread(errno)) | Self::Announcement { errno, .. } => *errno,
+            Self::Malformed(error) => error.errno(),
+            Self::Instance | Self::Restore(_) => Errno::KeyRejected,
+            Self::Untested(_) => Errno::OpNotSupp,
+            Self::Interrupted => Errno::Intr,
+            Self::NoMemory => Errno::NoMem,
+            Self::Busy(busy) => busy.errno(),
+            Self::Tpm { .. } | Self::Replay(_) => Errno::Io,
+            Self::Foreign(_)
+            | Self::Undecided { .. }
+            | Self::Unverified(_)
+            | Self::Unextended(_) => Errno::Uclean,
+            Self::NoMatch { .. } => Errno::NoEnt,
+            Self::Violations { .. } => Errno::BadMsg,
+        }
+    }
+
+    /// What a request that is refused for this would have trimmed, as far as that is known.
+    pub(crate) fn found(&self) -> Found {
+        match self {
+            Self::Violations { found, .. } => *found,
+            _ => Found::default(),
+        }
+    }
+
+    /// Tells the log what is refused, and why. Who ends the waiting by a signal knows; and whoever polls
+    /// can find the list busy as often as they like.
+    pub(crate) fn log(&self, what: &str) {
+        match self {
+            Self::Interrupted => {}
+            Self::Busy(_) => self.log_limited(what),
+            _ => log_warn!("{what} refused: {self}"),
+        }
+    }
+
+    /// The same, of what whoever may read a file can cause.
+    pub(crate) fn log_limited(&self, what: &str) {
+        if !matches!(self, Self::Interrupted) {
+            log_limited!(log_warn, "{what} refused: {self}");
+        }
+    }
+}
+
+impl fmt::Display for Refusal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread(unread) => unread.fmt(f),
+            Self::Malformed(error) => error.fmt(f),
+            Self::Instance => f.write_str(
+                "instance= is not that of this load of the module: ask for the values anew",
+            ),
+            Self::Untested(mode) => write!(
+                f,
+                "{} was not tried with a kernel as new as this one: use keep, or load the module \
+                 with untested=1 if you have tried it",
+                mode.as_str()
+            ),
+            Self::Interrupted => f.write_str("a signal arrived"),
+            Self::NoMemory => f.write_str("there is no memory for it: try again"),
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Foreign(records) => write!(
+                f,
+                "somebody else removed {records} records, so the starting PCR values are unknown \
+                 until they are written to starting_pcrs"
+            ),
+            Self::Tpm { bank, pcr } => write!(
+                f,
+                "TPM does not give the value of {bank}:{pcr}; see its driver's messages"
+            ),
+            Self::Undecided { bank, pcr } => write!(
+                f,
+                "without the TPM's values the starting values are not verified, and the TPM does \
+                 not give that of {bank}:{pcr}; see its driver's messages"
+            ),
+            Self::Replay(error) => error.fmt(f),
+            Self::Unverified(pcr) => write!(
+                f,
+                "the starting values of PCR {pcr} are not verified: the replay of the list from \
+                 them does not give what the TPM has"
+            ),
+            Self::Unextended(pcr) => write!(
+                f,
+                "no record of the list extends PCR {pcr}, and the TPM has another value than the \
+                 starting one: leave the PCR out"
+            ),
+            Self::NoMatch { records } => write!(
+                f,
+                "at no record do all given values match those of the replay; {records} records \
+                 were replayed"
+            ),
+            Self::Violations { found, stated } => write!(
+                f,
+                "{count} violations would be dropped, {stated} are stated; look at them, and state \
+                 violations={count} if they are to go",
+                count = found.violations
+            ),
+            Self::Restore(error) => error.fmt(f),
+            Self::Announcement { event, errno } => write!(
+                f,
+                "IMA did not measure the event {event} ({errno}), so nothing was done: see the \
+                 kernel's messages, and try again"
+            ),
+        }
+    }
+}
+
+impl From<Busy> for Refusal<'_> {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
+impl From<Interrupted> for Refusal<'_> {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<FatalSignal> for Refusal<'_> {
+    fn from(_: FatalSignal) -> Self {
+        Self::Interrupted
+    }
+}
+
+impl From<CallError> for Refusal<'_> {
+    fn from(error: CallError) -> Self {
+        match error {
+            CallError::Killed | CallError::Gone => Self::Interrupted,
+            CallError::NoMemory => Self::NoMemory,
+        }
+    }
+}
+
+/// What the module itself allocates fails only for lack of memory.
+impl From<AllocError> for Refusal<'_> {
+    fn from(_: AllocError) -> Self {
+        Self::NoMemory
+    }
+}
+
+/// So does a text that is written to.
+impl From<fmt::Error> for Refusal<'_> {
+    fn from(_: fmt::Error) -> Self {
+        Self::NoMemory
+    }
+}
+
+impl<'t, E: Into<Refusal<'t>>> From<SearchError<E, FatalSignal>> for Refusal<'t> {
+    fn from(error: SearchError<E, FatalSignal>) -> Self {
+        match error {
+            SearchError::Step(error) => error.into(),
+            SearchError::Walk(signal) => signal.into(),
+        }
+    }
+}
+
+impl From<ReplayError<HashError>> for Refusal<'_> {
+    fn from(error: ReplayError<HashError>) -> Self {
+        Self::Replay(error)
+    }
+}
