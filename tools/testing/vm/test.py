@@ -156,7 +156,7 @@ def run_host(tally, kernel):
         IMA_TRIM_BTF=str(kernel / "btf"))
     try:
         done = subprocess.run(
-            ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TESTING / "host", env=environment,
+            ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TESTING.parent, env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HOST_LIMIT)
     except subprocess.TimeoutExpired as timeout:
         tally.add("host", 0, [f"stopped at its time limit of {HOST_LIMIT} s"], (timeout.output or b"").decode(errors="replace"))

@@ -10,8 +10,8 @@
 mod btf_fixtures;
 
 use btf_fixtures::Ima;
-use ima_trim_host::btf::{Btf, Index};
-use ima_trim_host::layout::Layout;
+use ima_trim_pure::btf::{Btf, Index};
+use ima_trim_pure::layout::Layout;
 use libfuzzer_sys::fuzz_target;
 use std::sync::LazyLock;
 

@@ -7,9 +7,9 @@
 
 use core::convert::Infallible;
 use ima_trim_fuzz::{banks, dirty, BANKS};
-use ima_trim_host::bank::{shows_violation, Bank, Banks, Pcr, Value};
-use ima_trim_host::replay::{advance, search, Extend, Outcome, Record, Replay, ReplayError};
-use ima_trim_host::replay::{SearchError, Target};
+use ima_trim_pure::bank::{shows_violation, Bank, Banks, Pcr, Value};
+use ima_trim_pure::replay::{advance, search, Extend, Outcome, Record, Replay, ReplayError};
+use ima_trim_pure::replay::{SearchError, Target};
 use libfuzzer_sys::fuzz_target;
 use std::collections::HashMap;
 

@@ -6,7 +6,7 @@
 #![no_main]
 
 use ima_trim_fuzz::{banks, dirty, errno, given, known, read, text};
-use ima_trim_host::request::{parse, Reclaim};
+use ima_trim_pure::request::{parse, Reclaim};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

@@ -6,8 +6,8 @@
 #![no_main]
 
 use ima_trim_fuzz::{banks, dirty, errno, given, known, read, text, Errno};
-use ima_trim_host::report::starting_pcrs;
-use ima_trim_host::request::parse_starting_pcrs;
+use ima_trim_pure::report::starting_pcrs;
+use ima_trim_pure::request::parse_starting_pcrs;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {

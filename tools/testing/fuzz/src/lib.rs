@@ -3,10 +3,13 @@
 //! What the grammars of `trim` and `starting_pcrs` mean, once more: written from their description
 //! (Documentation/ABI) alone, without regard for memory or time, to disagree with the module.
 
-use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
-use ima_trim_host::replay::Target;
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::bank::{Bank, Banks, Pcr, Value};
+use ima_trim_pure::replay::Target;
+use ima_trim_pure::values::PcrValues;
 use std::collections::BTreeMap;
+
+// Without them, and the overflow checks that go with them, much would not be found.
+const _: () = assert!(cfg!(debug_assertions));
 
 /// The errors that a text may earn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,7 +194,7 @@ pub fn read(text: &[u8], keys: &[&str], words: &[&str]) -> Result<Meaning, Errno
 }
 
 /// The module's error, in this crate's terms.
-pub fn errno(errno: ima_trim_host::errno::Errno) -> Errno {
+pub fn errno(errno: ima_trim_pure::errno::Errno) -> Errno {
     match errno.as_str() {
         "EINVAL" => Errno::EINVAL,
         "E2BIG" => Errno::E2BIG,

@@ -2,10 +2,10 @@
 
 //! Banks, PCR numbers and sets of them, and reset values.
 
-use ima_trim_host::bank::{
+use ima_trim_pure::bank::{
     reset_byte, shows_violation, Bank, Banks, BanksError, Pcr, PcrSet, Value, MAX_BANKS, MAX_DIGEST,
 };
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::values::PcrValues;
 
 type Values = PcrValues<Vec<Value>>;
 

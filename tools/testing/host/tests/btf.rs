@@ -6,8 +6,8 @@
 mod btf_fixtures;
 
 use btf_fixtures::*;
-use ima_trim_host::btf::{Btf, BtfError, Index, Kind};
-use ima_trim_host::layout::{
+use ima_trim_pure::btf::{Btf, BtfError, Index, Kind};
+use ima_trim_pure::layout::{
     BinaryLists, FieldData, Layout, LayoutError, ListHead, QueueEntry, TemplateDesc, TemplateEntry,
     TemplateField, TpmDigest,
 };

@@ -5,11 +5,11 @@
 mod common;
 
 use common::{reset_values, Entry, Hashes, Values};
-use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet, Value};
-use ima_trim_host::replay::{advance, search, Outcome, Replay, Target};
-use ima_trim_host::report::{starting_pcrs, verify, Totals};
-use ima_trim_host::request::{parse, parse_starting_pcrs, Reclaim, RequestError};
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::bank::{Bank, Banks, Pcr, PcrSet, Value};
+use ima_trim_pure::replay::{advance, search, Outcome, Replay, Target};
+use ima_trim_pure::report::{starting_pcrs, verify, Totals};
+use ima_trim_pure::request::{parse, parse_starting_pcrs, Reclaim, RequestError};
+use ima_trim_pure::values::PcrValues;
 use proptest::prelude::*;
 use proptest::sample::{select, Index};
 use sha1::Sha1;

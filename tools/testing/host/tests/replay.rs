@@ -5,8 +5,8 @@
 mod common;
 
 use common::{reset_values, Entry, Hashes, Values};
-use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
-use ima_trim_host::replay::{
+use ima_trim_pure::bank::{Bank, Banks, Pcr, Value};
+use ima_trim_pure::replay::{
     advance, search, Extend, Matcher, Outcome, Piece, Record, Records, Replay, ReplayError,
     SearchError, Target, TargetError, PIECE,
 };

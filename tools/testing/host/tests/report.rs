@@ -3,14 +3,14 @@
 //! The exact text of what the files of the interface say.
 
 use core::fmt::Write;
-use ima_trim_host::bank::{Bank, Banks, Pcr, PcrSet, Value};
-use ima_trim_host::errno::Errno;
-use ima_trim_host::instance::Instance;
-use ima_trim_host::report::{
+use ima_trim_pure::bank::{Bank, Banks, Pcr, PcrSet, Value};
+use ima_trim_pure::errno::Errno;
+use ima_trim_pure::instance::Instance;
+use ima_trim_pure::report::{
     event, outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation,
     violations_dropped, Base, Event, Found, Outcome, Status, Totals, TrimResult,
 };
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::values::PcrValues;
 
 type Values = PcrValues<Vec<Value>>;
 

@@ -2,15 +2,15 @@
 
 //! The grammars of the requests: what is accepted, and the error that everything else earns.
 
-use ima_trim_host::bank::{Bank, Banks, Pcr, Value};
-use ima_trim_host::errno::Errno;
-use ima_trim_host::instance::Instance;
-use ima_trim_host::report::Totals;
-use ima_trim_host::request::{
+use ima_trim_pure::bank::{Bank, Banks, Pcr, Value};
+use ima_trim_pure::errno::Errno;
+use ima_trim_pure::instance::Instance;
+use ima_trim_pure::report::Totals;
+use ima_trim_pure::request::{
     parse, parse_starting_pcrs, Grammar, Reclaim, Request, RequestError, Statement, Unread,
     MAX_REQUEST,
 };
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::values::PcrValues;
 
 type Values = PcrValues<Vec<Value>>;
 

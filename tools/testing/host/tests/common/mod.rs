@@ -3,9 +3,9 @@
 //! Measurement lists and hashes for the tests that replay.
 
 use core::convert::Infallible;
-use ima_trim_host::bank::{shows_violation, Bank, Banks, Value};
-use ima_trim_host::replay::{Extend, Record};
-use ima_trim_host::values::PcrValues;
+use ima_trim_pure::bank::{shows_violation, Bank, Banks, Value};
+use ima_trim_pure::replay::{Extend, Record};
+use ima_trim_pure::values::PcrValues;
 use sha1::Sha1;
 use sha2::{Digest, Sha256, Sha384, Sha512};
 
