@@ -11,7 +11,7 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
-.PHONY: modules install kdir demo test test-debug storm fuzz bench shell lint update clean distclean help
+.PHONY: modules install kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
 
 modules:
 	@$(VM)/check-tree '$(KDIR)'
@@ -36,6 +36,9 @@ test:
 
 test-debug:
 	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(if $(SEED),--seed $(SEED)) $(T)
+
+test-all:
+	@.ci/run --all
 
 storm:
 	@$(ENTER) $(VM)/test.py $(if $(KERNEL),--debug $(KERNEL)) --seconds $$((60 * $(or $(MINUTES),3))) $(if $(SEED),--seed $(SEED)) storm
@@ -74,6 +77,7 @@ help:
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
 	@echo '  make test          run all tests, or T=host, T=install, T=calls or T=<scenario> alone'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
+	@echo '  make test-all      what .ci/run does, and the rest: the next release of the distribution, both debug kernels; 1 to 2 hours'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
 	@echo '  make fuzz          fuzz the parsers and the replay for 60 s each, or SECONDS=<n>; T=<target> alone'
 	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look'
