@@ -148,6 +148,11 @@ def read_scenarios(kernel, asked, seconds, seed):
     return scenarios
 
 
+def needs_untested(job):
+    """Whether a scenario also needs the module as it is where the kernel is newer than those that were tested."""
+    return "untested.py" in job.tests
+
+
 def run_host(tally, kernel):
     """The host tests, which need the kernel's type information beside the sources."""
     vm.step("host: cargo test")
@@ -258,12 +263,15 @@ def main():
                 calls_name = "calls" if name == STOCK else f"{name}-calls"
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
             test_module = vm.build_test_module(kernel) if jobs else None
+            untested = vm.build_module(kernel, "TESTED=7.1") if any(map(needs_untested, jobs)) else None
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
             for job in sorted(jobs, key=lambda job: -job.limit):
                 job.module, job.test_module = module, test_module
                 job.files = vm.selftest_files(kernel)
+                if needs_untested(job):
+                    job.files.append((untested, "ima_trim_untested.ko"))
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):
             job.result()
@@ -274,9 +282,6 @@ def main():
 
 
 if __name__ == "__main__":
-    # The pool would wait for all its jobs. What still runs ends with this process and its namespace.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os._exit(128 + number))
     try:
         sys.exit(main())
     except vm.Failure as error:
