@@ -16,6 +16,12 @@ die() {
 	exit 1
 }
 
+# build_lock: has one run at a time make things in $cache, until this script ends or closes descriptor 8.
+build_lock() {
+	exec 8>"$cache/build-lock"
+	flock -n 8 || { step "waiting for another run that builds in $cache"; flock 8; }
+}
+
 # logged LOG COMMAND...: runs the command with its output in LOG, and shows the end of LOG when it fails.
 logged() {
 	local log=$1

@@ -8,8 +8,7 @@ each scenario.
 All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
 of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
 time take this one, and what they counted is shown; with --seed random choices are those of another run that had it. Runs in
-the build root (see enter). The last line is "N passed, N failed", and the exit status says the
-same.
+the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
 import argparse
@@ -24,8 +23,8 @@ import threading
 
 import vm
 
-TESTING = vm.HERE.parent
-SELFTESTS = TESTING / "selftests" / "ima_trim"
+TOOLS = vm.HERE.parents[1]
+SELFTESTS = TOOLS / "testing" / "selftests" / "ima_trim"
 # How long cargo may take, with the download and the build of what the tests need.
 HOST_LIMIT = 600
 # What scenarios call the kernel of the distribution.
@@ -161,7 +160,7 @@ def run_host(tally, kernel):
         IMA_TRIM_BTF=str(kernel / "btf"))
     try:
         done = subprocess.run(
-            ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TESTING.parent, env=environment,
+            ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TOOLS, env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HOST_LIMIT)
     except subprocess.TimeoutExpired as timeout:
         tally.add("host", 0, [f"stopped at its time limit of {HOST_LIMIT} s"], (timeout.output or b"").decode(errors="replace"))
@@ -262,16 +261,17 @@ def main():
             if calls:
                 calls_name = "calls" if name == STOCK else f"{name}-calls"
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
-            test_module = vm.build_test_module(kernel) if jobs else None
-            untested = vm.build_module(kernel, "TESTED=7.1") if any(map(needs_untested, jobs)) else None
+            if not jobs:
+                continue
+            files = vm.guest_files(kernel, module, vm.build_test_module(kernel))
+            untested = []
+            if any(map(needs_untested, jobs)):
+                untested = [(vm.build_module(kernel, "TESTED=7.1"), "ima_trim_untested.ko")]
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
             for job in sorted(jobs, key=lambda job: -job.limit):
-                job.module, job.test_module = module, test_module
-                job.files = vm.selftest_files(kernel)
-                if needs_untested(job):
-                    job.files.append((untested, "ima_trim_untested.ko"))
+                job.files = files + (untested if needs_untested(job) else [])
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):
             job.result()

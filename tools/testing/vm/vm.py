@@ -17,6 +17,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -67,53 +69,46 @@ class Failure(Exception):
     """Something that the harness needs is missing or did not work; the text says what and what to do."""
 
 
+@dataclass
 class Job:
     """What one guest is to do, and on what machine."""
 
-    def __init__(self, name, action, **settings):
-        self.name = name
-        # "tests", "script" or "shell"; see init.
-        self.action = action
-        # Kernel command line beyond what every guest gets.
-        self.append = ""
-        # "yes", "no", or the banks to be active, comma-separated.
-        self.tpm = "yes"
-        self.cpus = 2
-        self.memory = 1024
-        self.limit = 120
-        # Files to run, relative to `directory`, a path in the guest.
-        self.tests = []
-        # Those that run after a kexec; the others have to load the next kernel, from /harness/kexec.
-        self.tests_after_kexec = []
-        self.test_limit = 120
-        self.directory = "/harness"
-        # More variables of the tests' environment.
-        self.environment = {}
-        # Host directories or files to bring into the guest: (host path, path below /harness).
-        self.files = []
-        # The module to be brought, with the one of the tests, if they need it, and whether init loads it.
-        self.module = None
-        self.test_module = None
-        self.load = False
-        # Called with what the guest wrote to its output port, piece by piece.
-        self.on_output = None
-        for key, value in settings.items():
-            if not hasattr(self, key):
-                raise TypeError(f"a job has no {key}")
-            setattr(self, key, value)
+    name: str
+    # "tests", "script" or "shell"; see init.
+    action: str
+    # Kernel command line beyond what every guest gets.
+    append: str = ""
+    # "yes", "no", or the banks to be active, comma-separated.
+    tpm: str = "yes"
+    memory: int = 1024
+    limit: int = 120
+    # Files to run, relative to `directory`, a path in the guest.
+    tests: list = field(default_factory=list)
+    # Those that run after a kexec; the others have to load the next kernel, from /harness/kexec.
+    tests_after_kexec: list = field(default_factory=list)
+    test_limit: int = 120
+    directory: str = "/harness"
+    # More variables of the tests' environment.
+    environment: dict = field(default_factory=dict)
+    # Host directories or files to bring into the guest: (host path, path below /harness).
+    files: list = field(default_factory=list)
+    # Whether init loads the module.
+    load: bool = False
+    # Called with what the guest wrote to its output port, piece by piece.
+    on_output: Callable = None
 
 
+@dataclass
 class Result:
     """What came of a job."""
 
-    def __init__(self, job, directory, output, alarms, problem, seconds):
-        self.job = job
-        self.directory = directory
-        self.output = output
-        self.alarms = alarms
-        # Why the guest is not to be believed; None when it reached its verdict.
-        self.problem = problem
-        self.seconds = seconds
+    job: Job
+    directory: Path
+    output: str
+    alarms: list
+    # Why the guest is not to be believed; None when it reached its verdict.
+    problem: str
+    seconds: float
 
     def console_tail(self, lines=25):
         """The last lines of the guest's console."""
@@ -144,8 +139,6 @@ def make_overlay(job, kernel, image, directory):
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, target)
-    for module in filter(None, (job.module, job.test_module)):
-        shutil.copy(module, harness)
     columns, rows = shutil.get_terminal_size()
     settings = {
         "ACTION": job.action,
@@ -311,7 +304,7 @@ def boot_once(job, kernel, image):
         " sysctl.kernel.hung_task_timeout_secs=30 " + job.append
     )
     tpm, tpm_options = start_tpm(job, scratch)
-    command = machine(accelerator(kernel), job.cpus, job.memory) + tpm_options + [
+    command = machine(accelerator(kernel), 2, job.memory) + tpm_options + [
         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(initrd), "-append", append,
     ]
     if quiet:
@@ -428,15 +421,16 @@ def build_test_module(kernel):
     return made_by(HERE / "module", "--test", kernel)
 
 
-def selftest_files(kernel):
-    """The selftests and the kernel tree's own helpers for them, laid out as in that tree; and the demonstration."""
-    files = [(kernel / "linux/tools/testing/selftests/kselftest", "selftests/kselftest")]
-    own = HERE.parent / "selftests"
-    if own.is_dir():
-        files.append((own, "selftests"))
-    files.append((HERE.parent / "demo", "demo"))
-    files += [(HERE.parents[2] / path, Path(path).name) for path in ("rust/layout.rs", "rust/symbols.rs")]
-    return files
+def guest_files(kernel, *modules):
+    """The selftests and the kernel tree's own helpers for them, laid out as in that tree; the demonstration; and modules."""
+    return [
+        (kernel / "linux/tools/testing/selftests/kselftest", "selftests/kselftest"),
+        (HERE.parent / "selftests", "selftests"),
+        (HERE.parent / "demo", "demo"),
+        # Tests read in these what the module looks up.
+        *((HERE.parents[2] / "rust" / name, name) for name in ("layout.rs", "symbols.rs")),
+        *((module, module.name) for module in modules),
+    ]
 
 
 def main():
@@ -445,12 +439,9 @@ def main():
     parser.add_argument("--debug", metavar="NAME", help="the debug kernel of that name, see the directory debug")
     parser.add_argument("--append", default="", help="more of the kernel's command line")
     parser.add_argument("--tpm", default="yes", help="yes, no, or the active banks, comma-separated")
-    parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--limit", type=int, default=120, help="seconds after which the guest is stopped")
     parser.add_argument("--no-load", action="store_true", help="leave the loading of the module to the script")
-    parser.add_argument("--no-module", action="store_true", help="build no module")
-    parser.add_argument("--file", action="append", default=[], help="more to bring into /harness")
     parser.add_argument("--prepare", action="store_true", help="only make what a guest needs")
     parser.add_argument("script", nargs="?", help="what to run in the guest; a shell when absent")
     arguments = parser.parse_args()
@@ -463,13 +454,9 @@ def main():
         return 0
     job = Job(
         arguments.name, "script" if arguments.script else "shell",
-        append=arguments.append, tpm=arguments.tpm, cpus=arguments.cpus, memory=arguments.memory,
-        limit=arguments.limit, files=selftest_files(kernel),
+        append=arguments.append, tpm=arguments.tpm, memory=arguments.memory, limit=arguments.limit,
+        files=guest_files(kernel, build_module(kernel)), load=not arguments.no_load,
     )
-    job.files += [(path, Path(path).name) for path in arguments.file]
-    if not arguments.no_module:
-        job.module = build_module(kernel)
-        job.load = not arguments.no_load
     if arguments.script:
         job.files.append((arguments.script, "script"))
         job.tests = ["/harness/script"]
