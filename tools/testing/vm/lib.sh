@@ -18,7 +18,7 @@ die() {
 
 # build_lock: has one run at a time make things in $cache, until this script ends or closes descriptor 8.
 build_lock() {
-	exec 8>"$cache/build-lock"
+	exec 8>"${cache:?}/build-lock"
 	flock -n 8 || { step "waiting for another run that builds in $cache"; flock 8; }
 }
 
