@@ -77,7 +77,7 @@ help:
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
 	@echo '  make test          run all tests, or T=host, T=install, T=calls or T=<scenario> alone'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
-	@echo '  make test-all      what .ci/run does, and the rest: the next release of the distribution, both debug kernels; 1 to 2 hours'
+	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
 	@echo '  make fuzz          fuzz the parsers and the replay for 60 s each, or SECONDS=<n>; T=<target> alone'
 	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look'

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the tests: the host's with cargo, building and installing, what the module calls, and the selftests in one guest for
-each scenario.
+"""Runs the tests: the host's with cargo, building and installing, what the module calls, and the selftests in one guest
+for each scenario.
 
     test.py [--debug kernel]... [--seconds n] [--seed text] [name]
 
-All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on each
-of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that take a set
-time take this one, and what they counted is shown; with --seed random choices are those of another run that had it. Runs in
-the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on
+each of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that
+take a set time take this one, and what they counted is shown; with --seed random choices are those of another run that
+had it. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Tally:
 
 
 def judge_tap(text, status):
-    """The number of passed tests in a program's TAP, and a list of what is wrong with it, each with the last that was said."""
+    """The number of passed tests in a program's TAP, and a list of what is wrong with it, each with what it said."""
     passed = 0
     problems = []
     seen = 0
@@ -103,7 +103,7 @@ def judge_tap(text, status):
 def read_scenarios(kernel, asked, seconds, seed):
     """The guests to boot with the kernel of that name: see the head of the file.
 
-    `asked` is the scenario that was asked for, if it is one; `seconds` is a time that is set, and `seed` a seed, or None.
+    `asked` is the scenario that was asked for, if it is one; `seconds` a time that is set, and `seed` a seed, or None.
     """
     path = SELFTESTS / "scenarios"
     scenarios = []
@@ -123,7 +123,8 @@ def read_scenarios(kernel, asked, seconds, seed):
         missing = [test for test in tests + after_kexec if not os.access(SELFTESTS / test, os.X_OK)]
         if missing:
             raise vm.Failure(f"{path}:{number}: not there or not executable: {' '.join(missing)}")
-        if kernels != "all" and kernel not in kernels.split() and not (name == asked and f"({kernel})" in kernels.split()):
+        wanted = {"all", kernel, *([f"({kernel})"] if name == asked else [])}
+        if wanted.isdisjoint(kernels.split()):
             continue
         limit = int(limit) * (1 if kernel == STOCK else DEBUG_SLOWER) + (seconds or 0)
         job = vm.Job(
@@ -163,7 +164,8 @@ def run_host(tally, kernel):
             ["cargo", "test", "--locked", "--no-fail-fast"], cwd=TOOLS, env=environment,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=HOST_LIMIT)
     except subprocess.TimeoutExpired as timeout:
-        tally.add("host", 0, [f"stopped at its time limit of {HOST_LIMIT} s"], (timeout.output or b"").decode(errors="replace"))
+        output = (timeout.output or b"").decode(errors="replace")
+        tally.add("host", 0, [f"stopped at its time limit of {HOST_LIMIT} s"], output)
         return
     output = done.stdout.decode(errors="replace")
     passed = sum(map(int, re.findall(r"^test result: .*? (\d+) passed;", output, re.M)))
@@ -224,7 +226,8 @@ def main():
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host, install = (arguments.name in ("", name) and not arguments.debug for name in ("host", "install"))
-    scenarios = {kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
+    scenarios = {
+        kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
     calls = arguments.name in ("", "calls")
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
@@ -235,7 +238,8 @@ def main():
 
     tally = Tally(counts=bool(arguments.seconds))
 
-    # The pool would wait for all its jobs. What still runs ends with this process and its namespace; what has ended counts.
+    # The pool would wait for all its jobs. What still runs ends with this process and its namespace; what has ended
+    # counts.
     def give_up(number, _):
         os.write(sys.stdout.fileno(), f"{tally.passed} passed, {tally.failed} failed\n".encode())
         os._exit(128 + number)

@@ -35,8 +35,8 @@ ALARM = re.compile(
     r"|possible recursive locking|possible circular locking|possible irq lock inversion"
     r"|inconsistent lock state|suspicious RCU usage|lock held when returning|bad unlock balance"
     r"|INFO: task .* blocked|hung_task:|INFO: rcu_|soft lockup|hard LOCKUP|self-detected stall"
-    r"|UBSAN:|KASAN:|KCSAN:|kmemleak: (\d+ new|.*(disabled|empty|Cannot))|refcount_t:|list_(add|del) corruption|slab-use-after-free"
-    r"|segfault at|traps: .* trap "
+    r"|UBSAN:|KASAN:|KCSAN:|kmemleak: (\d+ new|.*(disabled|empty|Cannot))"
+    r"|refcount_t:|list_(add|del) corruption|slab-use-after-free|segfault at|traps: .* trap "
 )
 
 # A line by which a guest has its TPM stopped for some seconds, or ended.
@@ -210,9 +210,9 @@ def obey(tpm, text):
 
 def machine(accelerator, cpus, memory):
     """QEMU's options for a machine with nothing but what a guest needs."""
-    # With five levels of page tables a kernel with KASAN takes a wild access for one of its own: while it identifies its
-    # first CPU it does not know for a moment how many there are. The emulation does string instructions byte by byte,
-    # so it is better not to offer them as the fast way to copy and to clear.
+    # With five levels of page tables a kernel with KASAN takes a wild access for one of its own: while it identifies
+    # its first CPU it does not know for a moment how many there are. The emulation does string instructions byte by
+    # byte, so it is better not to offer them as the fast way to copy and to clear.
     processor = "host,-la57" if accelerator == "kvm" else "max,-la57,-erms,-fsrm,-fzrm,-fsrs,-fsrc"
     return [
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
@@ -377,7 +377,9 @@ def find_alarms(directory):
 def shown(path):
     """A path of the cache as it is on the machine, outside of the build root."""
     path = Path(path)
-    return Path(os.environ.get("IMA_TRIM_CACHE", CACHE)) / path.relative_to(CACHE) if path.is_relative_to(CACHE) else path
+    if not path.is_relative_to(CACHE):
+        return path
+    return Path(os.environ.get("IMA_TRIM_CACHE", CACHE)) / path.relative_to(CACHE)
 
 
 def report_failure(result):
@@ -422,7 +424,7 @@ def build_test_module(kernel):
 
 
 def guest_files(kernel, *modules):
-    """The selftests and the kernel tree's own helpers for them, laid out as in that tree; the demonstration; and modules."""
+    """The selftests and the kernel tree's helpers for them, laid out as there; the demonstration; and modules."""
     return [
         (kernel / "linux/tools/testing/selftests/kselftest", "selftests/kselftest"),
         (HERE.parent / "selftests", "selftests"),
