@@ -34,7 +34,6 @@ pub(crate) use self::{
         Position, //
     },
     lock::{
-        Busy,
         Counters,
         Hold, //
     },
@@ -52,6 +51,7 @@ use super::{
     tpm::Chip, //
 };
 use crate::layout::Layout;
+pub(crate) use crate::openers::Busy;
 use core::ptr::NonNull;
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.

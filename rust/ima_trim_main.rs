@@ -16,6 +16,8 @@ pub mod errno;
 #[path = "../src/pure/instance.rs"]
 pub mod instance;
 pub mod layout;
+#[path = "../src/pure/openers.rs"]
+pub mod openers;
 #[path = "../src/pure/replay.rs"]
 pub mod replay;
 #[path = "../src/pure/report.rs"]

@@ -9,7 +9,6 @@
 
 use super::{
     lock::{
-        Busy,
         Counters,
         Hold,
         KernelMutexGuard, //
@@ -23,6 +22,7 @@ use crate::{
         Bank,
         VIOLATION_PROBE, //
     },
+    openers::Busy,
     replay::{
         Piece,
         Record,

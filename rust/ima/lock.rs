@@ -12,9 +12,11 @@ use super::{
     reclaim::Cut,
     Ima,
 };
-use crate::errno::Errno;
+use crate::openers::{
+    self,
+    Busy, //
+};
 use core::{
-    fmt,
     hint::spin_loop,
     marker::PhantomData, //
 };
@@ -32,81 +34,6 @@ use kernel::{
 
 /// The guard of a mutex that belongs to the kernel.
 pub(super) type KernelMutexGuard = Guard<'static, (), MutexBackend>;
-
-/// Why the measurement list cannot be used now. Nothing was changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Busy {
-    /// A process has a measurement list open for writing.
-    Writer,
-    /// Processes have measurement lists open for reading.
-    Readers(i64),
-    /// The kernel's account of readers and writers contradicts itself.
-    Inconsistent {
-        /// `ima_measure_users`.
-        users: i64,
-        /// `measure_writer_extra_writes`.
-        extra: i64,
-    },
-    /// There are as many readers as can be counted.
-    TooManyReaders,
-    /// Records are staged.
-    Staged(i64),
-    /// IMA has suspended measuring.
-    Suspended,
-    /// The list is not the one that was walked.
-    Changed,
-    /// The links of the list contradict each other.
-    Corrupt,
-}
-
-impl Busy {
-    /// The error that whoever wanted to use the list gets.
-    pub(crate) fn errno(self) -> Errno {
-        match self {
-            Self::Suspended => Errno::Stale,
-            Self::Changed | Self::Corrupt => Errno::Uclean,
-            Self::Writer
-            | Self::Readers(_)
-            | Self::Inconsistent { .. }
-            | Self::TooManyReaders
-            | Self::Staged(_) => Errno::Busy,
-        }
-    }
-}
-
-impl fmt::Display for Busy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Writer => f.write_str(
-                "a process has a measurement list file open for writing: have it closed",
-            ),
-            Self::Readers(count) => write!(
-                f,
-                "a process has a measurement list file open for reading ({count} open): \
-                 have it closed"
-            ),
-            Self::Inconsistent { users, extra } => write!(
-                f,
-                "the kernel's account of who has the measurement list files open contradicts \
-                 itself (ima_measure_users={users}, measure_writer_extra_writes={extra}): a file \
-                 opened for writing was closed by another task; close all, or reboot"
-            ),
-            Self::TooManyReaders => {
-                f.write_str("the measurement list files are open too often to be opened once more")
-            }
-            Self::Staged(count) => write!(
-                f,
-                "{count} records are staged: somebody else is about to delete them, and after that \
-                 the starting PCR values are unknown"
-            ),
-            Self::Suspended => {
-                f.write_str("IMA has suspended measuring: a reboot or kexec is under way")
-            }
-            Self::Changed => f.write_str("somebody else removed records meanwhile"),
-            Self::Corrupt => f.write_str("the links of the measurement list contradict each other"),
-        }
-    }
-}
 
 /// IMA's own counters of records, all read at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,18 +108,8 @@ impl Ima {
             )
         };
 
-        // `ima_measure_unlock()` knows the writer by the closing task. If that is not the one that
-        // opened, the count can come back to zero while a file is still open for writing. That
-        // leaves one of the other two set; the replay of all transitions shows no state in which
-        // it does not.
-        match (users, writer.is_null(), extra) {
-            (0.., true, 0) => Ok(users),
-            (-1, false, 0..) => Err(Busy::Writer),
-            _ => Err(Busy::Inconsistent {
-                users: users as i64,
-                extra: extra as i64,
-            }),
-        }
+        // They are 64 bits wide, and what is accepted of `users` is one of them.
+        openers::readers(users as i64, !writer.is_null(), extra as i64).map(|_| users)
     }
 
     /// Sets `ima_measure_users`.

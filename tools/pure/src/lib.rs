@@ -17,6 +17,8 @@ pub mod errno;
 pub mod instance;
 #[path = "../../../rust/layout.rs"]
 pub mod layout;
+#[path = "../../../src/pure/openers.rs"]
+pub mod openers;
 #[path = "../../../src/pure/replay.rs"]
 pub mod replay;
 #[path = "../../../src/pure/report.rs"]
