@@ -531,7 +531,7 @@ impl<'i> Index<'i> {
     fn named<'n>(
         &'n self,
         name: &'n str,
-        wanted: fn(u8) -> bool,
+        wanted: impl Fn(u8) -> bool + 'n,
     ) -> impl Iterator<Item = Result<Kind<'i>, BtfError>> + 'n {
         self.offsets.iter().filter_map(move |&offset| {
             let found = || {

@@ -7,6 +7,7 @@ use kernel::{
     ffi::{
         c_char,
         c_int,
+        c_uint,
         c_ulong,
         c_void, //
     },
@@ -40,6 +41,14 @@ unsafe extern "C" {
     pub(super) static ima_trim_guard: bool;
     /// The module parameter `reclaim`, a string.
     pub(super) static ima_trim_reclaim: *const c_char;
+    /// The module parameter `reader_wait_ms`.
+    pub(super) static ima_trim_reader_wait_ms: c_uint;
+    /// The module parameter `untested`.
+    pub(super) static ima_trim_untested: bool;
+    /// Whether the kernel is newer than the newest tested.
+    pub(super) static ima_trim_newer: bool;
+    /// `KSYM_SYMBOL_LEN`.
+    pub(super) static ima_trim_symbol_len: usize;
 
     pub(super) fn ima_trim_data_symbol(name: *const c_char, address: *mut c_ulong) -> c_int;
     pub(super) fn ima_trim_exported_data() -> *const c_void;

@@ -52,7 +52,8 @@ pub(crate) fn is_algorithm(name: &[u8]) -> bool {
 ///
 /// # Invariants
 ///
-/// The pointer is one that `crypto_alloc_shash()` returned and that is not freed before the drop.
+/// The pointer is one that `crypto_alloc_shash()` returned and that is not freed before the drop. Its
+/// digests have no more than [`MAX_DIGEST`] bytes.
 struct Shash(NonNull<ffi::CryptoShash>);
 
 impl Shash {
@@ -61,9 +62,9 @@ impl Shash {
 
         // SAFETY: `name` is a string and `found` can be written.
         let tfm = unsafe { ffi::ima_trim_shash_alloc(name.as_char_ptr(), &mut found) };
-        // INVARIANT: It was just allocated.
+        // INVARIANT: It was just allocated. If its digests are too long, it is dropped right below.
         let hash = Self(NonNull::new(from_err_ptr(tfm)?).ok_or(ENOENT)?);
-        if found as usize == size {
+        if found as usize == size && size <= MAX_DIGEST {
             Ok(hash)
         } else {
             Err(EINVAL)
@@ -101,7 +102,8 @@ impl Hashes {
         Self([const { None }; MAX_BANKS])
     }
 
-    /// Sets the algorithm of a bank, or says why the kernel cannot hash it.
+    /// Sets the algorithm of a bank, or says why the kernel cannot hash it: `EINVAL` if its digests
+    /// are not of this size, or have more than [`MAX_DIGEST`] bytes.
     ///
     /// Allocates and sleeps; may load a module.
     pub(crate) fn set(&mut self, bank: usize, name: &CStr, size: usize) -> Result {
@@ -157,9 +159,9 @@ impl Extend for Hashes {
             .ok_or(EINVAL)?;
 
         let (from, to) = (data.as_ptr(), value.as_mut_ptr());
-        // SAFETY: `len` is at most the length of `data`, as the slice above shows. `value` has 64
-        // bytes, the most that any of these writes: `Hashes::set` matched the name of each with
-        // its size, and a transform was asked for the size of its digests, which `Banks` limits.
+        // SAFETY: `len` is at most the length of `data`, as the slice above shows, so it fits. `value`
+        // has `MAX_DIGEST` bytes. None writes more: SHA-1 and SHA-2 write 20 to 64 bytes, and a
+        // transform what the invariants of `Shash` say.
         unsafe {
             match algorithm {
                 Algorithm::Sha1 => ffi::sha1(from, len, to),

@@ -9,6 +9,7 @@
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
+#include <linux/kallsyms.h>
 #include <linux/kprobes.h>
 #include <linux/list.h>
 #include <linux/module.h>
@@ -30,6 +31,15 @@
 #error "ima_trim needs Linux 7.2 or later: before that IMA has no exclusion of writers of its list"
 #endif
 
+/*
+ * What the kernel's type information proves of IMA is where its data are, not who reads and frees
+ * what and when. The newest release on which that was tried comes from Kbuild.
+ */
+const bool ima_trim_newer =
+	LINUX_VERSION_CODE > KERNEL_VERSION(IMA_TRIM_TESTED_MAJOR, IMA_TRIM_TESTED_MINOR, 255);
+
+const size_t ima_trim_symbol_len = KSYM_SYMBOL_LEN;
+
 const u32 ima_trim_measure_pcr = CONFIG_IMA_MEASURE_PCR_IDX;
 const bool ima_trim_htable_disabled = IS_ENABLED(CONFIG_IMA_DISABLE_HTABLE);
 
@@ -41,6 +51,14 @@ MODULE_PARM_DESC(guard, "keep other writers of the measurement list out while lo
 char *ima_trim_reclaim = "keep";
 module_param_named(reclaim, ima_trim_reclaim, charp, 0444);
 MODULE_PARM_DESC(reclaim, "memory of trimmed records: keep, compact or flush (default: keep)");
+
+unsigned int ima_trim_reader_wait_ms = 1000;
+module_param_named(reader_wait_ms, ima_trim_reader_wait_ms, uint, 0444);
+MODULE_PARM_DESC(reader_wait_ms, "wait for readers of the list to go, in ms (default: 1000)");
+
+bool ima_trim_untested;
+module_param_named(untested, ima_trim_untested, bool, 0444);
+MODULE_PARM_DESC(untested, "allow compact and flush on untested kernels (default: off)");
 
 /*
  * register_kprobe() looks the name up, stores the address, and only then refuses what is not code.

@@ -20,6 +20,10 @@ extern const u32 ima_trim_measure_pcr;
 extern const bool ima_trim_htable_disabled;
 extern bool ima_trim_guard;
 extern char *ima_trim_reclaim;
+extern unsigned int ima_trim_reader_wait_ms;
+extern bool ima_trim_untested;
+extern const bool ima_trim_newer;
+extern const size_t ima_trim_symbol_len;
 
 int ima_trim_data_symbol(const char *name, unsigned long *address);
 const void *ima_trim_exported_data(void);

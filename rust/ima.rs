@@ -23,10 +23,10 @@
 //!
 //! Not supported: staging, appending.
 
-mod find;
 mod list;
 mod lock;
 mod reclaim;
+mod search;
 
 pub(crate) use self::{
     list::{
@@ -41,18 +41,31 @@ pub(crate) use self::{
 };
 
 use super::{
+    btf::{
+        Btf,
+        BtfError, //
+    },
+    claim::Claim,
     ffi,
     hash,
+    layout::{
+        Layout,
+        LayoutError, //
+    },
     symbols::{
-        self,
         Symbol,
+        SymbolError,
         Symbols, //
     },
     tpm::Chip, //
 };
-use crate::layout::Layout;
+use crate::errno::Errno;
 pub(crate) use crate::openers::Busy;
-use core::ptr::NonNull;
+use core::{
+    fmt,
+    ptr::NonNull, //
+};
+use kernel::prelude::*;
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
 pub(crate) fn measure_pcr() -> u32 {
@@ -85,7 +98,15 @@ pub(crate) struct Ima {
 }
 
 /// Why IMA cannot be used.
-pub(crate) enum Unusable {
+pub(crate) enum FindError {
+    /// A symbol is missing, or not what it should be.
+    Symbol(SymbolError),
+    /// The kernel's BTF cannot be read.
+    Btf(BtfError),
+    /// IMA's structs are others.
+    Layout(LayoutError),
+    /// No memory.
+    NoMemory,
     /// IMA was not initialised.
     NoIma,
     /// IMA has no TPM.
@@ -103,11 +124,89 @@ pub(crate) enum Unusable {
     Lists,
 }
 
+impl FindError {
+    /// The error number for the failed load.
+    pub(crate) fn errno(&self) -> Error {
+        match self {
+            Self::Symbol(error) => error.errno(),
+            // `kernel::error::code` has it from Linux 7.3 on.
+            Self::Btf(_) | Self::Layout(_) => {
+                Error::from_errno(Errno::OpNotSupp.code().saturating_neg())
+            }
+            Self::NoMemory => ENOMEM,
+            Self::NoIma | Self::NoTpm => ENODEV,
+            Self::Slots { .. } | Self::Lists => ENXIO,
+        }
+    }
+}
+
+impl fmt::Display for FindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symbol(error) => error.fmt(f),
+            Self::Btf(error) => write!(f, "BTF of the kernel: {error}"),
+            Self::Layout(error) => write!(
+                f,
+                "{error}: this kernel's IMA is not one that is known; nothing is touched"
+            ),
+            Self::NoMemory => f.write_str("no memory to read the kernel's BTF"),
+            Self::NoIma => {
+                f.write_str("IMA is not initialised on this kernel: there is no list to trim")
+            }
+            Self::NoTpm => f.write_str(
+                "IMA has no TPM: no PCR values name a point of the list; a TPM driver that is a \
+                 module comes too late for IMA",
+            ),
+            Self::Slots {
+                sha1,
+                lookup,
+                extra,
+            } => write!(
+                f,
+                "ima_sha1_idx={sha1}, ima_hash_algo_idx={lookup} and ima_extra_slots={extra} make \
+                 no sense"
+            ),
+            Self::Lists => {
+                f.write_str("enum binary_lists has more enumerators than IMA has counters")
+            }
+        }
+    }
+}
+
+impl From<SymbolError> for FindError {
+    fn from(error: SymbolError) -> Self {
+        Self::Symbol(error)
+    }
+}
+
+impl From<BtfError> for FindError {
+    fn from(error: BtfError) -> Self {
+        Self::Btf(error)
+    }
+}
+
+impl From<LayoutError> for FindError {
+    fn from(error: LayoutError) -> Self {
+        Self::Layout(error)
+    }
+}
+
+/// The layout of the running kernel's structs.
+fn layout(symbols: &Symbols) -> Result<Layout, FindError> {
+    let btf = Btf::parse(symbols.btf()?)?;
+    let types = btf.count_types()? as usize;
+    let mut offsets = KVVec::from_elem(0u32, types, GFP_KERNEL).map_err(|_| FindError::NoMemory)?;
+
+    Ok(Layout::resolve(&btf.index(&mut offsets)?)?)
+}
+
 impl Ima {
     /// IMA of the running kernel, and its TPM.
     ///
-    /// `layout` is what the kernel's BTF, as [`Symbols::btf`] gives it, says.
-    pub(crate) fn new(symbols: Symbols, layout: Layout) -> Result<(Self, Chip), Unusable> {
+    /// Takes the claim, so there is one at most. Allocates and sleeps.
+    pub(crate) fn find(_: Claim) -> Result<(Self, Chip), FindError> {
+        let symbols = Symbols::find()?;
+        let layout = layout(&symbols)?;
         // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
         // only while the kernel starts, but for `ima_htable`, which is a word that is exchanged
         // whole; only whether it is null is looked at.
@@ -123,12 +222,12 @@ impl Ima {
         };
 
         if htable.is_null() {
-            return Err(Unusable::NoIma);
+            return Err(FindError::NoIma);
         }
         // SAFETY: It is `ima_tpm_chip`.
         let chip = NonNull::new(chip).map(|chip| unsafe { Chip::new(chip) });
         let Some(chip) = chip else {
-            return Err(Unusable::NoTpm);
+            return Err(FindError::NoTpm);
         };
 
         let slots = usize::try_from(extra)
@@ -147,7 +246,7 @@ impl Ima {
         let (Some(sha1_slot), Some(lookup_slot), Some(lookup_size)) =
             (slot(sha1), slot(lookup), lookup_size)
         else {
-            return Err(Unusable::Slots {
+            return Err(FindError::Slots {
                 sha1,
                 lookup,
                 extra,
@@ -162,10 +261,10 @@ impl Ima {
             records.element(lists.binary_full),
             symbols.binary_runtime_size.element(lists.binary),
         ) else {
-            return Err(Unusable::Lists);
+            return Err(FindError::Lists);
         };
 
-        // INVARIANT: The slots were just checked; the layout is by the caller's word.
+        // INVARIANT: The slots were just checked. The layout is what the kernel's BTF says.
         Ok((
             Self {
                 symbols,
@@ -185,7 +284,7 @@ impl Ima {
 
     /// Whether kernels before this one may have had records that this one never counted.
     pub(crate) fn maybe_kexec(&self) -> bool {
-        symbols::maybe_kexec()
+        self.symbols.maybe_kexec
     }
 
     /// `ima_num_violations`: how many violations there were in this kernel, whether or not they

@@ -11,12 +11,12 @@
 
 use core::fmt;
 
-use crate::btf::BtfError;
-use crate::btf::Enum;
-use crate::btf::Index;
-use crate::btf::Kind;
-use crate::btf::Struct;
-use crate::btf::Type;
+use super::btf::BtfError;
+use super::btf::Enum;
+use super::btf::Index;
+use super::btf::Kind;
+use super::btf::Struct;
+use super::btf::Type;
 
 /// Size of a pointer: the module's own, since the BTF read is that of the kernel it runs in.
 const WORD: u32 = core::mem::size_of::<usize>() as u32;

@@ -4,6 +4,7 @@
 //! nobody does any more before it goes. `src/` is handed what it may use.
 
 use super::{
+    claim::Claim,
     securityfs::Directory,
     workqueue::Workqueue, //
 };
@@ -28,7 +29,8 @@ pub(crate) struct ImaTrim {
 impl kernel::Module for ImaTrim {
     fn init(this_module: &'static ThisModule) -> Result<Self> {
         let workqueue = Workqueue::new()?;
-        let trimmer = module::load(workqueue.handle())?;
+        let claim = Claim::take().ok_or(EBUSY)?;
+        let trimmer = module::load(claim, workqueue.handle())?;
         // Last, and nothing that can fail may follow.
         let directory =
             Directory::new(this_module, c"ima_trim", &trimmer, &FILES).inspect_err(|_| {

@@ -26,9 +26,6 @@ use kernel::{
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("the counters of IMA are taken for 64 bits wide");
 
-/// Room for what `sprint_symbol()` prints: `KSYM_SYMBOL_LEN`, generously.
-const SYMBOL_TEXT: usize = 1024;
-
 /// The address of data of type `T`, or of the first of several.
 ///
 /// # Invariants
@@ -101,6 +98,8 @@ enum Why {
     TooSmall { room: usize, need: usize },
     /// Look-ups do not give the addresses they should.
     Broken,
+    /// No memory.
+    NoMemory,
 }
 
 impl fmt::Display for SymbolError {
@@ -124,6 +123,7 @@ impl fmt::Display for SymbolError {
                 "looking up {name}, which is exported, gave a wrong address: kprobes of this kernel \
                  do not tell where symbols are"
             ),
+            Why::NoMemory => write!(f, "no memory to look up {name}"),
         }
     }
 }
@@ -134,6 +134,7 @@ impl SymbolError {
         match self.why {
             Why::NotFound(_) => ENOENT,
             Why::Elsewhere | Why::TooSmall { .. } | Why::Broken => ENXIO,
+            Why::NoMemory => ENOMEM,
         }
     }
 }
@@ -152,30 +153,41 @@ fn look_up(name: &'static CStr) -> core::result::Result<usize, SymbolError> {
     Ok(address as usize)
 }
 
-/// The bytes from a symbol to the next one, if `address` is where the symbol `name` begins.
-fn room(name: &CStr, address: usize) -> Option<usize> {
-    let mut text = [0u8; SYMBOL_TEXT];
+/// Room for what `sprint_symbol()` prints: too much for the stack.
+struct Names(KVec<u8>);
 
-    // SAFETY: `text` is longer than KSYM_SYMBOL_LEN, the most that is written
-    // (`include/linux/kallsyms.h`).
-    let len = unsafe { bindings::sprint_symbol(text.as_mut_ptr().cast(), address as c_ulong) };
-    let text = text.get(..usize::try_from(len).ok()?)?;
+impl Names {
+    fn new() -> Result<Self> {
+        // SAFETY: It is a constant.
+        let len = unsafe { ffi::ima_trim_symbol_len };
 
-    // `name+0x0/0x<size>`; a symbol of a module has the module's name behind.
-    let size = text
-        .strip_prefix(name.to_bytes())?
-        .strip_prefix(b"+0x0/0x")?;
-    usize::from_str_radix(core::str::from_utf8(size).ok()?, 16).ok()
+        Ok(Self(KVec::from_elem(0, len, GFP_KERNEL)?))
+    }
+
+    /// The bytes from a symbol to the next one, if `address` is where the symbol `name` begins.
+    fn room(&mut self, name: &CStr, address: usize) -> Option<usize> {
+        let Self(text) = self;
+        // SAFETY: `text` has KSYM_SYMBOL_LEN bytes, the most that is written: `__sprint_symbol()`
+        // (`kernel/kallsyms.c`) and its callers count on that. The address is only looked up.
+        let len = unsafe { bindings::sprint_symbol(text.as_mut_ptr().cast(), address as c_ulong) };
+        let text = text.get(..usize::try_from(len).ok()?)?;
+
+        // `name+0x0/0x<size>`; a symbol of a module has the module's name behind.
+        let size = text
+            .strip_prefix(name.to_bytes())?
+            .strip_prefix(b"+0x0/0x")?;
+        usize::from_str_radix(core::str::from_utf8(size).ok()?, 16).ok()
+    }
 }
 
 /// Tries on data of a known address whether look-ups tell the truth.
-fn self_check() -> core::result::Result<(), SymbolError> {
+fn self_check(names: &mut Names) -> core::result::Result<(), SymbolError> {
     let name = c"hash_algo_name";
     let address = look_up(name)?;
 
     // SAFETY: The function has no requirements.
     let known = unsafe { ffi::ima_trim_exported_data() } as usize;
-    if address == known && room(name, address).is_some() {
+    if address == known && names.room(name, address).is_some() {
         Ok(())
     } else {
         Err(SymbolError {
@@ -187,10 +199,12 @@ fn self_check() -> core::result::Result<(), SymbolError> {
 
 impl<T> Symbol<T> {
     /// Finds a symbol by its name.
-    fn find(name: &'static CStr) -> core::result::Result<Self, SymbolError> {
+    fn find(name: &'static CStr, names: &mut Names) -> core::result::Result<Self, SymbolError> {
         let error = |why| SymbolError { name, why };
         let address = look_up(name)?;
-        let room = room(name, address).ok_or_else(|| error(Why::Elsewhere))?;
+        let room = names
+            .room(name, address)
+            .ok_or_else(|| error(Why::Elsewhere))?;
         let need = size_of::<T>();
         let pointer = NonNull::new(address as *mut T).ok_or_else(|| error(Why::Elsewhere))?;
 
@@ -211,14 +225,22 @@ macro_rules! symbols {
         /// The symbols that are used.
         pub(crate) struct Symbols {
             $($(#[$doc])* pub(super) $field: Symbol<$type>,)*
+            /// Whether kernels before this one may have had records that this one never counted.
+            pub(super) maybe_kexec: bool,
         }
 
         impl Symbols {
             /// Finds all symbols, or says which one cannot be used.
             pub(crate) fn find() -> core::result::Result<Self, SymbolError> {
-                self_check()?;
+                let mut names = Names::new().map_err(|_| SymbolError {
+                    name: c"hash_algo_name",
+                    why: Why::NoMemory,
+                })?;
+
+                self_check(&mut names)?;
                 Ok(Self {
-                    $($field: Symbol::find($name)?,)*
+                    $($field: Symbol::find($name, &mut names)?,)*
+                    maybe_kexec: maybe_kexec(&mut names),
                 })
             }
         }
@@ -233,8 +255,8 @@ symbols! {
     ima_measurements_staged = c"ima_measurements_staged": bindings::list_head,
     /// The mutex that appending takes.
     ima_extend_list_mutex = c"ima_extend_list_mutex": bindings::mutex,
-    /// Whether measuring is suspended. Under `ima_extend_list_mutex`.
-    ima_measurements_suspended = c"ima_measurements_suspended": bool,
+    /// Whether measuring is suspended: a `bool` of C, which is a byte. Under `ima_extend_list_mutex`.
+    ima_measurements_suspended = c"ima_measurements_suspended": u8,
     /// How many records there are, by `enum binary_lists`. Written under `ima_extend_list_mutex`.
     ima_num_records = c"ima_num_records": i64,
     /// What the lists take when serialised, by `enum binary_lists`, or `ULONG_MAX` where that is
@@ -282,11 +304,11 @@ const KEXEC_LOADER: i32 = 0xd;
 /// Whether the kernel may have been started by kexec, and others before it had the TPM.
 ///
 /// Loaders say who they are on x86 only. If it cannot be told there, it was not.
-pub(super) fn maybe_kexec() -> bool {
+fn maybe_kexec(names: &mut Names) -> bool {
     if !cfg!(CONFIG_X86) {
         return true;
     }
-    Symbol::<i32>::find(c"bootloader_type").is_ok_and(|symbol| {
+    Symbol::<i32>::find(c"bootloader_type", names).is_ok_and(|symbol| {
         // SAFETY: By the invariants of `Symbol`; it is written while the kernel starts only
         // (`arch/x86/kernel/setup.c`).
         let loader = unsafe { symbol.as_ptr().read_volatile() };

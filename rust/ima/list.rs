@@ -63,7 +63,7 @@ const NOT_COUNTED: usize = usize::MAX;
 ///
 /// # Safety
 ///
-/// `offset` is that of a member of type `T` of the struct at `base`, as [`crate::layout::Layout`]
+/// `offset` is that of a member of type `T` of the struct at `base`, as [`crate::rust::layout::Layout`]
 /// has it, and nobody writes to it meanwhile.
 pub(super) unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
     // SAFETY: By the safety requirement. The kernel aligns its structs, but this relies on no more

@@ -209,7 +209,7 @@ impl Ima {
     /// Whether measuring is suspended.
     fn is_suspended(&self, _list: &KernelMutexGuard) -> bool {
         // SAFETY: It is written under `ima_extend_list_mutex`, which is held.
-        unsafe { self.symbols.ima_measurements_suspended.as_ptr().read() }
+        unsafe { self.symbols.ima_measurements_suspended.as_ptr().read() != 0 }
     }
 }
 

@@ -82,8 +82,7 @@ const BATCH: usize = 64;
 /// How many pieces of memory are freed together, at most.
 const GATHERED: usize = 32;
 
-/// How many buckets the hash table has: `IMA_MEASURE_HTABLE_SIZE` (`ima.h`). It is checked against
-/// the memory that the table has.
+/// How many buckets the hash table has: `IMA_MEASURE_HTABLE_SIZE` (`ima.h`).
 const BUCKETS: usize = 1024;
 
 /// The bucket of violations: `ima_hash_key()` (`ima.h`) of a digest of zeros.

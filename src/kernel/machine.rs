@@ -14,22 +14,19 @@ use crate::{
         MAX_BANKS,
         MAX_DIGEST, //
     },
-    btf::Btf,
     errno::Errno,
-    layout::Layout,
     refusal::Refusal,
     report::Escaped,
     rust::{
+        claim::Claim,
         hash::{
             self,
             Hashes, //
         },
         ima::{
             self,
-            Ima,
-            Unusable, //
+            Ima, //
         },
-        symbols::Symbols,
         tpm::Chip,
         workqueue::Queue, //
     },
@@ -75,70 +72,15 @@ pub(crate) struct Machine {
     alg_ids: [u16; MAX_BANKS],
 }
 
-/// The layout of the running kernel's structs.
-fn layout(symbols: &Symbols) -> Result<Layout> {
-    let blob = symbols.btf().map_err(|error| {
-        log_err!("{error}");
-        error.errno()
-    })?;
-    let btf = Btf::parse(blob).map_err(|why| {
-        log_err!("BTF of the kernel: {why}");
-        error(Errno::OpNotSupp)
-    })?;
-    let types = btf.count_types().map_err(|why| {
-        log_err!("BTF of the kernel: {why}");
-        error(Errno::OpNotSupp)
-    })?;
-    let mut offsets = KVVec::from_elem(0u32, types as usize, GFP_KERNEL)?;
-    let index = btf.index(&mut offsets).map_err(|why| {
-        log_err!("BTF of the kernel: {why}");
-        error(Errno::OpNotSupp)
-    })?;
-
-    Layout::resolve(&index).map_err(|why| {
-        log_err!("{why}: this kernel's IMA is not one that is known; nothing is touched");
-        error(Errno::OpNotSupp)
-    })
-}
-
 impl Machine {
     /// Finds all of it, or says in the log what is missing.
     ///
     /// `ENOENT` if a symbol is missing, `ENXIO` if one is not what it should be, `EOPNOTSUPP` if a
     /// struct or every bank is unknown, `ENODEV` without IMA or a TPM, `ENOMEM`.
-    pub(crate) fn find(queue: Queue) -> Result<KBox<Self>> {
-        let symbols = Symbols::find().map_err(|error| {
+    pub(crate) fn find(claim: Claim, queue: Queue) -> Result<KBox<Self>> {
+        let (ima, tpm) = Ima::find(claim).map_err(|error| {
             log_err!("{error}");
             error.errno()
-        })?;
-        let layout = layout(&symbols)?;
-        let (ima, tpm) = Ima::new(symbols, layout).map_err(|error| match error {
-            Unusable::NoIma => {
-                log_err!("IMA is not initialised on this kernel: there is no list to trim");
-                ENODEV
-            }
-            Unusable::NoTpm => {
-                log_err!(
-                    "IMA has no TPM: no PCR values name a point of the list; a TPM driver that is \
-                     a module comes too late for IMA"
-                );
-                ENODEV
-            }
-            Unusable::Slots {
-                sha1,
-                lookup,
-                extra,
-            } => {
-                log_err!(
-                    "ima_sha1_idx={sha1}, ima_hash_algo_idx={lookup} and ima_extra_slots={extra} \
-                     make no sense"
-                );
-                ENXIO
-            }
-            Unusable::Lists => {
-                log_err!("enum binary_lists has more enumerators than IMA has counters");
-                ENXIO
-            }
         })?;
         let Some(measure_pcr) = Pcr::new(ima::measure_pcr()) else {
             log_err!("CONFIG_IMA_MEASURE_PCR_IDX is no PCR");

@@ -14,6 +14,7 @@ use crate::{
     report::Escaped,
     request::Reclaim,
     rust::{
+        claim::Claim,
         parameters,
         workqueue::Queue, //
     },
@@ -30,16 +31,16 @@ use kernel::{
 /// records are staged, `ESTALE` if measuring is suspended, `EINTR`, `ENOMEM`, and what
 /// [`Machine::find`] gives. Starting values that turn out wrong, or a TPM that does not answer, are no
 /// error here: trims will be refused.
-pub(crate) fn load(queue: Queue) -> Result<Arc<Trimmer>> {
-    let reclaim = parameters::reclaim();
-    let reclaim = Reclaim::parse(reclaim).ok_or_else(|| {
+pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
+    let reclaim = parameters::reclaim()?;
+    let reclaim = Reclaim::parse(&reclaim).ok_or_else(|| {
         log_err!(
             "reclaim={}: not known; use keep, compact or flush",
-            Escaped(reclaim)
+            Escaped(&reclaim)
         );
         EINVAL
     })?;
-    let mut machine = Machine::find(queue)?;
+    let mut machine = Machine::find(claim, queue)?;
 
     if parameters::guard() {
         machine.ima.guard().map_err(|busy| {

@@ -61,7 +61,6 @@ impl Ima {
     /// meanwhile it begins again, a few times; `None` also if it is disturbed once more.
     ///
     /// Takes `ima_extend_list_mutex` shortly, several times, and lets others run.
-    #[allow(dead_code)]
     pub(crate) fn find_buffer(
         &self,
         event: &[u8],
