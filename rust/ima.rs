@@ -5,40 +5,52 @@
 //! IMA keeps two exclusions (`security/integrity/ima/`). The measurement list *files* have many
 //! readers or one writer, counted in `ima_measure_users` under `ima_measure_mutex` (`ima_fs.c`);
 //! only a writer stages or deletes. Appending takes `ima_extend_list_mutex` (`ima_queue.c`), which
-//! also covers the counters and each change of the list.
+//! also covers the counters, each change of the list, and the digest hash table.
 //!
 //! Their order, outermost first, and what each is here:
 //!
-//! 1. `Hold`: we are counted as one more reader, so no writer can come in;
-//! 2. `Exclusive`: `ima_measure_mutex`, and the proof that nobody but us is counted;
-//! 3. `ListLock`: `ima_extend_list_mutex`, shortly.
+//! 1. [`Hold`] (`access`): we are counted as one more reader, so no writer can come in;
+//! 2. [`Exclusive`] (`cut`): `ima_measure_mutex`, and the proof that nobody but us is counted;
+//! 3. `ListGuard` (`lock`): `ima_extend_list_mutex`, shortly.
 //!
-//! Each is made from the one before, so no other order compiles. A walk needs the first, a cut all
-//! three, and reclaiming what a cut returned none: nobody can reach the records any more.
+//! A walk needs the first and borrows it. A cut needs all three: an `Exclusive` is made of a hold that
+//! nobody walks in, and takes the mutex itself. Reclaiming what a cut returned needs none: nobody can
+//! reach the records any more but by the hash table, which takes the one [`Table`].
+//!
+//! From the bottom up, each file knowing only those before it: `record` reads a record; `lock` has the
+//! two mutexes and what they cover; `access` who has the list open; `walk` goes along it and `search`
+//! looks at its end; `free` gives memory back; `small` makes entries for the hash table alone; `chain`
+//! has the records that were taken out of the list, `table` takes them out of the hash table;
+//! `reclaim` has the modes; `cut` cuts.
 //!
 //! IMA's structs are private, so whatever is read of them is found by the offsets of
 //! [`Layout`], which come from the running kernel's own BTF.
 //!
-//! As long as the module is loaded, `Ima::guard` can be one more of the first, that walks nowhere.
+//! As long as the module is loaded, [`Ima::guard`] can be one more of the first, that walks nowhere.
 //!
 //! Not supported: staging, appending.
 
-mod list;
+mod access;
+mod chain;
+mod cut;
+mod free;
 mod lock;
 mod reclaim;
+mod record;
 mod search;
+mod small;
+mod table;
+mod walk;
 
 pub(crate) use self::{
-    list::{
-        ListRecord,
-        Position, //
-    },
-    lock::{
-        Counters,
-        Hold, //
-    },
+    access::Hold,
+    lock::Counters,
     reclaim::Cut,
+    record::ListRecord,
+    table::Table,
+    walk::Position, //
 };
+pub(crate) use crate::openers::Busy;
 
 use super::{
     btf::{
@@ -60,7 +72,6 @@ use super::{
     tpm::Chip, //
 };
 use crate::errno::Errno;
-pub(crate) use crate::openers::Busy;
 use core::{
     fmt,
     ptr::NonNull, //
@@ -78,12 +89,15 @@ pub(crate) fn measure_pcr() -> u32 {
 /// # Invariants
 ///
 /// - `layout` is that of the running kernel, whose private structs are nowhere else described.
-/// - `sha1_slot` and `lookup_slot` are less than the number of digests that every record has, and a
-///   digest has at least `lookup_size` bytes.
+/// - Every record has `slots` digests: one for each bank of the TPM, in their order, and
+///   `ima_extra_slots` more (`ima_alloc_init_template()`, `ima_restore_template_data()`). `sha1_slot`
+///   and `lookup_slot` are less than that, and a digest has at least `lookup_size` bytes.
 /// - `ima_measure_users` counts us once if `guarded`.
 pub(crate) struct Ima {
     symbols: Symbols,
     layout: Layout,
+    /// How many digests a record has.
+    slots: usize,
     sha1_slot: usize,
     /// The slot of the digest that duplicates are looked up by, and how many bytes of it.
     lookup_slot: usize,
@@ -201,10 +215,10 @@ fn layout(symbols: &Symbols) -> Result<Layout, FindError> {
 }
 
 impl Ima {
-    /// IMA of the running kernel, and its TPM.
+    /// IMA of the running kernel, the right to its digest hash table, and its TPM.
     ///
-    /// Takes the claim, so there is one at most. Allocates and sleeps.
-    pub(crate) fn find(_: Claim) -> Result<(Self, Chip), FindError> {
+    /// Takes the claim, so there is one of each at most. Allocates and sleeps.
+    pub(crate) fn find(mut claim: Claim) -> Result<(Self, Table, Chip), FindError> {
         let symbols = Symbols::find()?;
         let layout = layout(&symbols)?;
         // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
@@ -232,12 +246,9 @@ impl Ima {
 
         let slots = usize::try_from(extra)
             .ok()
-            .and_then(|extra| chip.banks().count().checked_add(extra));
-        let slot = |index: i32| {
-            usize::try_from(index)
-                .ok()
-                .filter(|slot| slots.is_some_and(|slots| *slot < slots))
-        };
+            .and_then(|extra| chip.banks().count().checked_add(extra))
+            .unwrap_or(0);
+        let slot = |index: i32| usize::try_from(index).ok().filter(|slot| *slot < slots);
         let lookup_size = u16::try_from(algorithm)
             .ok()
             .and_then(hash::algorithm)
@@ -269,6 +280,7 @@ impl Ima {
             Self {
                 symbols,
                 layout,
+                slots,
                 sha1_slot,
                 lookup_slot,
                 lookup_size,
@@ -278,6 +290,7 @@ impl Ima {
                 full,
                 serialised,
             },
+            Table::new(&mut claim),
             chip,
         ))
     }

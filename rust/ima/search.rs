@@ -7,11 +7,12 @@
 //! list is good for as long as nothing was taken out of it.
 
 use super::{
-    list::ListRecord,
     lock::{
         leave_free,
-        nanoseconds, //
+        nanoseconds,
+        ListGuard, //
     },
+    record::ListRecord,
     Ima,
 };
 use crate::{
@@ -88,7 +89,7 @@ impl Ima {
             // INVARIANT: The head is always that of the list.
             let mut search = Search {
                 at: self.symbols.ima_measurements.as_ptr(),
-                generation: self.generation(&self.extend_list_mutex()),
+                generation: self.lock_list().generation(),
                 left: newest.unwrap_or(u64::MAX),
             };
 
@@ -108,14 +109,9 @@ impl Ima {
 impl Search {
     /// Looks at the next records. Sleeps.
     fn piece<T>(&mut self, ima: &Ima, judge: impl Fn(&ListRecord<'_>) -> Option<T>) -> Looked<T> {
-        let list = ima.extend_list_mutex();
+        let list = ima.lock_list();
         let since = Instant::now();
-        let looked = if ima.generation(&list) == self.generation {
-            // SAFETY: The mutex is held and the generation was compared under it.
-            unsafe { self.look(ima, judge) }
-        } else {
-            Looked::Changed
-        };
+        let looked = self.look(&list, judge);
 
         drop(list);
         leave_free(Instant::now(), nanoseconds(since));
@@ -123,20 +119,21 @@ impl Search {
         looked
     }
 
-    /// # Safety
-    ///
-    /// `ima_extend_list_mutex` is held, and the list is of the generation of the search.
-    unsafe fn look<T>(
+    /// Looks at the next records, within a hold of the mutex.
+    fn look<T>(
         &mut self,
-        ima: &Ima,
+        list: &ListGuard<'_>,
         judge: impl Fn(&ListRecord<'_>) -> Option<T>,
     ) -> Looked<T> {
+        if list.generation() != self.generation {
+            return Looked::Changed;
+        }
         for _ in 0..PIECE {
-            // SAFETY: By the invariants of the type `at` is a link of the list. All writers of links
-            // hold the mutex (`ima_queue.c`).
+            // SAFETY: By the invariants of the type `at` is a link of the list, as its generation was
+            // just compared. All writers of links hold the mutex (`ima_queue.c`).
             let link = unsafe { (*self.at).prev };
 
-            if link == ima.symbols.ima_measurements.as_ptr() || self.left == 0 {
+            if link == list.ima.symbols.ima_measurements.as_ptr() || self.left == 0 {
                 return Looked::Nowhere;
             }
             // INVARIANT: It is the link before another one of the list, and not the head.
@@ -145,7 +142,7 @@ impl Search {
             // SAFETY: It is the link of a record in the list. As long as the mutex is held nobody
             // takes records out, and only what is out is changed. The record is not used any longer
             // than this call.
-            let record = unsafe { ListRecord::from_link(ima, link) };
+            let record = unsafe { ListRecord::from_link(list.ima, link) };
 
             if let Some(found) = record.as_ref().and_then(&judge) {
                 return Looked::Found(found);

@@ -25,7 +25,8 @@ use crate::{
         },
         ima::{
             self,
-            Ima, //
+            Ima,
+            Table, //
         },
         tpm::Chip,
         workqueue::Queue, //
@@ -77,8 +78,8 @@ impl Machine {
     ///
     /// `ENOENT` if a symbol is missing, `ENXIO` if one is not what it should be, `EOPNOTSUPP` if a
     /// struct or every bank is unknown, `ENODEV` without IMA or a TPM, `ENOMEM`.
-    pub(crate) fn find(claim: Claim, queue: Queue) -> Result<KBox<Self>> {
-        let (ima, tpm) = Ima::find(claim).map_err(|error| {
+    pub(crate) fn find(claim: Claim, queue: Queue) -> Result<(KBox<Self>, Table)> {
+        let (ima, table, tpm) = Ima::find(claim).map_err(|error| {
             log_err!("{error}");
             error.errno()
         })?;
@@ -101,7 +102,7 @@ impl Machine {
             GFP_KERNEL,
         )?;
         this.find_banks()?;
-        Ok(this)
+        Ok((this, table))
     }
 
     /// Finds which banks can be replayed.

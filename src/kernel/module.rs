@@ -40,7 +40,7 @@ pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
         );
         EINVAL
     })?;
-    let mut machine = Machine::find(claim, queue)?;
+    let (mut machine, table) = Machine::find(claim, queue)?;
 
     if parameters::guard() {
         machine.ima.guard().map_err(|busy| {
@@ -48,7 +48,7 @@ pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
             error(busy.errno())
         })?;
     }
-    let trimmer = Arc::pin_init(Trimmer::new(machine, reclaim), GFP_KERNEL)?;
+    let trimmer = Arc::pin_init(Trimmer::new(machine, table, reclaim), GFP_KERNEL)?;
     begin(&trimmer).map_err(|refusal| {
         log_err!("not loaded: {refusal}");
         match refusal {

@@ -58,9 +58,10 @@ use kernel::{
     sync::Arc, //
 };
 
-/// Records that were cut off, and whose memory is to be given back.
+/// Memory that is to be given back.
 struct PendingReclaim {
-    cut: Cut,
+    /// The records that were cut off. Without any, `flush` has what earlier trims have left.
+    cut: Option<Cut>,
     mode: Reclaim,
     /// For how many nanoseconds the mutex was held for the cut.
     hold_ns: u64,
@@ -174,14 +175,18 @@ impl Trimmer {
         );
         Ok(Done {
             outcome: found.outcome(TrimResult::Trimmed, Some(hold_ns)),
-            pending: Some(PendingReclaim { cut, mode, hold_ns }),
+            pending: Some(PendingReclaim {
+                cut: Some(cut),
+                mode,
+                hold_ns,
+            }),
         })
     }
 
     /// There is nothing to trim; but what earlier trims left can still be flushed.
     fn nothing(&self, request: &TrimRequest, mode: Reclaim) -> Done {
         let pending = (!request.dry_run && mode == Reclaim::Flush).then(|| PendingReclaim {
-            cut: Cut::nothing(),
+            cut: None,
             mode,
             hold_ns: 0,
         });
@@ -241,7 +246,13 @@ impl Trimmer {
     /// Gives back the memory that a request has left.
     fn give_back(&self, pending: PendingReclaim) {
         let PendingReclaim { cut, mode, hold_ns } = pending;
-        let reclaimed = cut.reclaim(&self.machine.ima, mode);
+        let ima = &self.machine.ima;
+        let mut table = self.table.lock();
+        let reclaimed = match cut {
+            Some(cut) => cut.reclaim(ima, &mut table, mode),
+            None => table.flush(ima),
+        };
+        drop(table);
         let hold_ns = hold_ns.max(reclaimed.hold_ns);
 
         self.ledger.lock().reclaimed(reclaimed.bytes, hold_ns);

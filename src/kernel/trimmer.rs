@@ -20,7 +20,8 @@ use crate::{
         ima::{
             Busy,
             Counters,
-            Hold, //
+            Hold,
+            Table, //
         },
         random,
         task::checkpoint, //
@@ -58,6 +59,10 @@ pub(crate) struct Trimmer {
     /// Whoever has it uses the list through the module, and changes the account.
     #[pin]
     pub(crate) turn: Turn,
+    /// IMA's hash table of digests, for work that gives memory back. Whoever has the turn is the only
+    /// one to lock it.
+    #[pin]
+    pub(crate) table: Mutex<Table>,
     /// The account. Outside of the mutexes of IMA.
     #[pin]
     pub(crate) ledger: Mutex<Ledger>,
@@ -68,7 +73,11 @@ pub(crate) struct Trimmer {
 
 impl Trimmer {
     /// A trimmer that trimmed nothing yet.
-    pub(crate) fn new(machine: KBox<Machine>, reclaim: Reclaim) -> impl PinInit<Self, Error> {
+    pub(crate) fn new(
+        machine: KBox<Machine>,
+        table: Table,
+        reclaim: Reclaim,
+    ) -> impl PinInit<Self, Error> {
         let ledger = Ledger::new(&machine);
 
         try_pin_init!(Self {
@@ -76,6 +85,7 @@ impl Trimmer {
             instance: Instance(random::bytes()),
             reclaim,
             turn <- Turn::new(),
+            table <- new_mutex!(table, "ima_trim::table"),
             ledger <- new_mutex!(ledger?, "ima_trim::ledger"),
             evidence <- Evidence::new(),
         })
