@@ -52,8 +52,8 @@ pub(crate) fn is_algorithm(name: &[u8]) -> bool {
 ///
 /// # Invariants
 ///
-/// The pointer is one that `crypto_alloc_shash()` returned and that is not freed before the drop. Its
-/// digests have no more than [`MAX_DIGEST`] bytes.
+/// The pointer is one that `crypto_alloc_shash()` returned and that is not freed before the drop.
+/// Its digests have no more than [`MAX_DIGEST`] bytes.
 struct Shash(NonNull<ffi::CryptoShash>);
 
 impl Shash {
@@ -159,9 +159,9 @@ impl Extend for Hashes {
             .ok_or(EINVAL)?;
 
         let (from, to) = (data.as_ptr(), value.as_mut_ptr());
-        // SAFETY: `len` is at most the length of `data`, as the slice above shows, so it fits. `value`
-        // has `MAX_DIGEST` bytes. None writes more: SHA-1 and SHA-2 write 20 to 64 bytes, and a
-        // transform what the invariants of `Shash` say.
+        // SAFETY: `len` is at most the length of `data`, as the slice above shows, so it fits.
+        // `value` has `MAX_DIGEST` bytes. None writes more: SHA-1 and SHA-2 write 20 to 64 bytes,
+        // and a transform what the invariants of `Shash` say.
         unsafe {
             match algorithm {
                 Algorithm::Sha1 => ffi::sha1(from, len, to),

@@ -13,20 +13,21 @@
 //! 2. [`Exclusive`] (`cut`): `ima_measure_mutex`, and the proof that nobody but us is counted;
 //! 3. `ListGuard` (`lock`): `ima_extend_list_mutex`, shortly.
 //!
-//! A walk needs the first and borrows it. A cut needs all three: an `Exclusive` is made of a hold that
-//! nobody walks in, and takes the mutex itself. Reclaiming what a cut returned needs none: nobody can
-//! reach the records any more but by the hash table, which takes the one [`Table`].
+//! A walk needs the first and borrows it. A cut needs all three: an `Exclusive` is made of a hold
+//! that nobody walks in, and takes the mutex itself. Reclaiming what a cut returned needs none:
+//! nobody can reach the records any more but by the hash table, which takes the one [`Table`].
 //!
-//! From the bottom up, each file knowing only those before it: `record` reads a record; `lock` has the
-//! two mutexes and what they cover; `access` who has the list open; `walk` goes along it and `search`
-//! looks at its end; `free` gives memory back; `small` makes entries for the hash table alone; `chain`
-//! has the records that were taken out of the list, `table` takes them out of the hash table;
-//! `reclaim` has the modes; `cut` cuts.
+//! From the bottom up, each file knowing only those before it: `record` reads a record; `lock` has
+//! the two mutexes and what they cover; `access` who has the list open; `walk` goes along it and
+//! `search` looks at its end; `free` gives memory back; `small` makes entries for the hash table
+//! alone; `chain` has the records that were taken out of the list, `table` takes them out of the
+//! hash table; `reclaim` has the modes; `cut` cuts.
 //!
 //! IMA's structs are private, so whatever is read of them is found by the offsets of
 //! [`Layout`], which come from the running kernel's own BTF.
 //!
-//! As long as the module is loaded, [`Ima::guard`] can be one more of the first, that walks nowhere.
+//! As long as the module is loaded, [`Ima::guard`] can be one more of the first, that walks
+//! nowhere.
 //!
 //! Not supported: staging, appending.
 
@@ -90,8 +91,9 @@ pub(crate) fn measure_pcr() -> u32 {
 ///
 /// - `layout` is that of the running kernel, whose private structs are nowhere else described.
 /// - Every record has `slots` digests: one for each bank of the TPM, in their order, and
-///   `ima_extra_slots` more (`ima_alloc_init_template()`, `ima_restore_template_data()`). `sha1_slot`
-///   and `lookup_slot` are less than that, and a digest has at least `lookup_size` bytes.
+///   `ima_extra_slots` more (`ima_alloc_init_template()`, `ima_restore_template_data()`).
+///   `sha1_slot` and `lookup_slot` are less than that, and a digest has at least `lookup_size`
+///   bytes.
 /// - `ima_measure_users` counts us once if `guarded`.
 pub(crate) struct Ima {
     symbols: Symbols,

@@ -3,9 +3,9 @@
 //! Where the members of IMA's private structs are.
 //!
 //! IMA keeps these structs to itself, and they may change with any release. The running kernel's
-//! BTF tells where their members are; each is looked up there by name, once, and its type is checked
-//! as far as BTF can tell. If anything is missing or of another type there is no [`Layout`], and the
-//! error says what.
+//! BTF tells where their members are; each is looked up there by name, once, and its type is
+//! checked as far as BTF can tell. If anything is missing or of another type there is no
+//! [`Layout`], and the error says what.
 
 #![forbid(unsafe_code)]
 
@@ -48,8 +48,9 @@ pub struct Layout {
     pub binary_lists: BinaryLists,
 }
 
-/// `struct list_head` (`include/linux/types.h`): exactly two pointers to its like, `next` first. The
-/// `kernel` crate's bindings know it too; this only makes certain that the BTF is of that kernel.
+/// `struct list_head` (`include/linux/types.h`): exactly two pointers to its like, `next` first.
+/// The `kernel` crate's bindings know it too; this only makes certain that the BTF is of that
+/// kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListHead {
     /// Size of the struct.

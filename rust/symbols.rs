@@ -255,7 +255,8 @@ symbols! {
     ima_measurements_staged = c"ima_measurements_staged": bindings::list_head,
     /// The mutex that appending takes.
     ima_extend_list_mutex = c"ima_extend_list_mutex": bindings::mutex,
-    /// Whether measuring is suspended: a `bool` of C, which is a byte. Under `ima_extend_list_mutex`.
+    /// Whether measuring is suspended: a `bool` of C, which is a byte. Under
+    /// `ima_extend_list_mutex`.
     ima_measurements_suspended = c"ima_measurements_suspended": u8,
     /// How many records there are, by `enum binary_lists`. Written under `ima_extend_list_mutex`.
     ima_num_records = c"ima_num_records": i64,

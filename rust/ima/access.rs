@@ -3,8 +3,8 @@
 //! Who has the measurement list files open, and keeping writers out: the guard, and holds.
 //!
 //! IMA counts who has them open under `ima_measure_mutex` (`ima_fs.c`), and only a writer stages or
-//! deletes. The module counts itself as a reader, as `ima_measure_lock(false)` does: as long as it is
-//! counted, no writer can come in.
+//! deletes. The module counts itself as a reader, as `ima_measure_lock(false)` does: as long as it
+//! is counted, no writer can come in.
 
 use super::{
     lock::{
@@ -99,8 +99,8 @@ impl Drop for Ima {
 
 /// Nobody stages or deletes records.
 ///
-/// As long as we are counted as a reader, a writer cannot open a measurement list file, and there was
-/// none when the hold was taken. Others can read meanwhile and records can be appended.
+/// As long as we are counted as a reader, a writer cannot open a measurement list file, and there
+/// was none when the hold was taken. Others can read meanwhile and records can be appended.
 ///
 /// # Invariants
 ///

@@ -96,9 +96,9 @@ impl Link {
 ///
 /// # Invariants
 ///
-/// `first` is the link of the first of `records` records, linked by `next`. They are in no list. But
-/// for the digest hash table, which may refer to them, and of which lookups read `hnext`, `entry`,
-/// `pcr` and one digest, they are ours.
+/// `first` is the link of the first of `records` records, linked by `next`. They are in no list.
+/// But for the digest hash table, which may refer to them, and of which lookups read `hnext`,
+/// `entry`, `pcr` and one digest, they are ours.
 pub(super) struct Chain {
     first: *mut list_head,
     records: u64,
@@ -169,8 +169,8 @@ pub(super) struct Pass<'c> {
 }
 
 impl<'c> Pass<'c> {
-    /// Calls `f` for each of the next records, up to [`STEP`], and lets others run. Says whether there
-    /// are more.
+    /// Calls `f` for each of the next records, up to [`STEP`], and lets others run. Says whether
+    /// there are more.
     pub(super) fn step(&mut self, f: &mut impl FnMut(CutRecord<'c>)) -> bool {
         for _ in 0..STEP {
             if self.left == 0 {
@@ -229,9 +229,9 @@ impl CutRecord<'_> {
         let offset = self.0.ima.layout.queue_entry.entry;
         let entry = self.0.queue.as_ptr().wrapping_add(offset).cast();
 
-        // SAFETY: It is the member `entry`, which is aligned (`Layout`), and which lookups read under
-        // `ima_extend_list_mutex`. That is held. The release makes what is in the new one visible
-        // before it.
+        // SAFETY: It is the member `entry`, which is aligned (`Layout`), and which lookups read
+        // under `ima_extend_list_mutex`. That is held. The release makes what is in the new one
+        // visible before it.
         unsafe { Atomic::<*mut u8>::from_ptr(entry) }.store(small.into_raw(), Release);
         self.link().set_mark(self.0.entry.as_ptr().cast());
     }
@@ -248,7 +248,8 @@ impl CutRecord<'_> {
             };
             // SAFETY: The record has as many fields as its template. By the invariants of the type
             // nobody else has access to them. Their data were allocated by `kmalloc()` or the like
-            // (`ima_template_lib.c`, `ima_template.c`), and are not freed again, as they are emptied.
+            // (`ima_template_lib.c`, `ima_template.c`), and are not freed again, as they are
+            // emptied.
             unsafe {
                 let data = field.as_ptr().add(layout.data).cast::<*const u8>();
                 let len = field.as_ptr().add(layout.len).cast::<u32>();
@@ -311,8 +312,8 @@ impl LastRecord<'_> {
         let layout = &self.0 .0.ima.layout.template_entry;
 
         // SAFETY: By the safety requirement. Each was allocated by `kmalloc()` or the like
-        // (`ima_api.c`, `ima_template.c`, `Small`); an entry that was made small has no template, and
-        // its digest within.
+        // (`ima_api.c`, `ima_template.c`, `Small`); an entry that was made small has no template,
+        // and its digest within.
         unsafe {
             if !member::<*const u8>(entry, layout.template_desc).is_null() {
                 bins.digests.put(member(entry, layout.digests));

@@ -49,8 +49,9 @@ impl<'i> Hold<'i> {
 ///
 /// # Invariants
 ///
-/// Nobody but us has a measurement list file open: neither [`super::Ima::guard`] nor the one [`Hold`],
-/// which is borrowed mutably for `'h`, reads one now. While this exists, nobody can open one.
+/// Nobody but us has a measurement list file open: neither [`super::Ima::guard`] nor the one
+/// [`Hold`], which is borrowed mutably for `'h`, reads one now. While this exists, nobody can open
+/// one.
 pub(crate) struct Exclusive<'i, 'h> {
     measure: MeasureGuard<'i>,
     _hold: PhantomData<&'h mut Hold<'i>>,
@@ -66,8 +67,8 @@ struct Ends {
     left: i64,
 }
 
-/// Looks at what a cut up to `position` would change: the list must be the one that was walked, none
-/// of it staged, measuring must go on, and the links be right.
+/// Looks at what a cut up to `position` would change: the list must be the one that was walked,
+/// none of it staged, measuring must go on, and the links be right.
 ///
 /// Nothing is staged as long as the list is of the generation of a [`Position`].
 #[inline(always)]
@@ -126,8 +127,8 @@ impl Exclusive<'_, '_> {
         //
         // SAFETY: `head` and `rest` are links of this list, as `ends()` just saw under the mutex.
         // While it is held nobody else accesses them: who goes along the list without it has a
-        // descriptor of a list, and there is nobody, by the invariants of the type. There are no walks
-        // of this module either: they borrow the hold, which is borrowed mutably.
+        // descriptor of a list, and there is nobody, by the invariants of the type. There are no
+        // walks of this module either: they borrow the hold, which is borrowed mutably.
         unsafe {
             (*head).next = rest;
             (*rest).prev = head;
@@ -137,7 +138,8 @@ impl Exclusive<'_, '_> {
         if let Some(size) = position.serialised {
             let total = ima.serialised.as_ptr();
 
-            // SAFETY: By the invariants of `Symbol` it is there. The mutex, which covers it, is held.
+            // SAFETY: By the invariants of `Symbol` it is there. The mutex, which covers it, is
+            // held.
             unsafe {
                 if *total != NOT_COUNTED {
                     *total = (*total).saturating_sub(size);
@@ -146,8 +148,8 @@ impl Exclusive<'_, '_> {
         }
         drop(list);
 
-        // SAFETY: They are out of the list, and linked from `first` to the last as before. Nobody goes
-        // along them, as just said.
+        // SAFETY: They are out of the list, and linked from `first` to the last as before. Nobody
+        // goes along them, as just said.
         let cut = unsafe { Cut::new(first, position.records.unsigned_abs()) };
         Ok((cut, nanoseconds(since)))
     }

@@ -18,8 +18,8 @@ const GATHERED: usize = 32;
 ///
 /// # Invariants
 ///
-/// The first `len` of `memory` are not null, were allocated by `kmalloc()` or the like, and are used
-/// by nobody.
+/// The first `len` of `memory` are not null, were allocated by `kmalloc()` or the like, and are
+/// used by nobody.
 pub(super) struct Bin {
     memory: [*mut c_void; GATHERED],
     len: usize,

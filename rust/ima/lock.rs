@@ -31,7 +31,8 @@ pub(super) struct MeasureGuard<'i> {
     _guard: KernelMutexGuard,
 }
 
-/// `ima_extend_list_mutex` is held: nobody changes the list, the counters, or the digest hash table.
+/// `ima_extend_list_mutex` is held: nobody changes the list, the counters, or the digest hash
+/// table.
 ///
 /// Every measurement of the system waits for it: nothing may be allocated, no user memory accessed,
 /// and nothing waited for.
@@ -165,7 +166,8 @@ const LONGEST_PAUSE_NS: u64 = 100_000;
 /// Leaves `ima_extend_list_mutex`, free since then, free for as long as it was held: whoever spins
 /// on it would otherwise come too late again and again.
 ///
-/// Sleeps if that is more than about 10 us, so that others come to run where there is one processor.
+/// Sleeps if that is more than about 10 us, so that others come to run where there is one
+/// processor.
 pub(super) fn leave_free(since: Instant<Monotonic>, hold_ns: u64) {
     let left = hold_ns
         .min(LONGEST_PAUSE_NS)

@@ -2,9 +2,9 @@
 
 //! Giving back the memory of records that were cut off the list, as far as the mode says.
 //!
-//! The digest hash table may still refer to them: see [`super::table`]. What was unlinked from it or
-//! exchanged is freed after a grace period; template data, which no lookup reads, in the time that
-//! others have the mutex, or that the grace period takes.
+//! The digest hash table may still refer to them: see [`super::table`]. What was unlinked from it
+//! or exchanged is freed after a grace period; template data, which no lookup reads, in the time
+//! that others have the mutex, or that the grace period takes.
 
 use super::{
     chain::{
@@ -44,8 +44,8 @@ pub(crate) struct Reclaimed {
     pub(crate) bytes: u64,
     /// For how many nanoseconds the mutex was held at a time, at most.
     pub(crate) hold_ns: u64,
-    /// Records of which as much is left as `keep` leaves: with `compact` those that there was no memory
-    /// for, with `flush` all if somebody else removed records meanwhile.
+    /// Records of which as much is left as `keep` leaves: with `compact` those that there was no
+    /// memory for, with `flush` all if somebody else removed records meanwhile.
     pub(crate) kept: u64,
 }
 
@@ -102,15 +102,15 @@ impl Cut {
 }
 
 impl Table {
-    /// Gives back the memory of what earlier deletions left in the hash table, be they the module's or
-    /// IMA's own. Otherwise as [`Cut::reclaim`].
+    /// Gives back the memory of what earlier deletions left in the hash table, be they the module's
+    /// or IMA's own. Otherwise as [`Cut::reclaim`].
     pub(crate) fn flush(&mut self, ima: &Ima) -> Reclaimed {
         Cut(Chain::empty()).reclaim(ima, self, Reclaim::Flush)
     }
 }
 
-/// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest to the
-/// hash table.
+/// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest to
+/// the hash table.
 fn keep(chain: Chain, ima: &Ima, bins: &mut Bins) {
     chain.last_pass(ima, |record| {
         record.free_template_data(bins);
@@ -118,8 +118,8 @@ fn keep(chain: Chain, ima: &Ima, bins: &mut Bins) {
     });
 }
 
-/// Takes the records out of the hash table, and with them all that earlier deletions left there, and
-/// frees everything.
+/// Takes the records out of the hash table, and with them all that earlier deletions left there,
+/// and frees everything.
 fn flush(mut chain: Chain, ima: &Ima, table: &mut Table, bins: &mut Bins, done: &mut Reclaimed) {
     chain
         .pass(ima)
@@ -209,8 +209,8 @@ fn compact(
         let mark = record.link().mark();
 
         if mark == unlinked() {
-            // SAFETY: The sweep unlinked it, and the lookups that may have seen it in the table have
-            // ended with the grace period.
+            // SAFETY: The sweep unlinked it, and the lookups that may have seen it in the table
+            // have ended with the grace period.
             unsafe { record.free(bins) };
             return;
         }

@@ -25,7 +25,8 @@ use kernel::{
     }, //
 };
 
-/// The fields of a template that name the file or the event (`security/integrity/ima/ima_template.c`).
+/// The fields of a template that name the file or the event
+/// (`security/integrity/ima/ima_template.c`).
 const NAME_FIELDS: [&[u8]; 2] = [b"n-ng", b"n"];
 
 /// What a record takes beyond its template's name and data when serialised: the PCR, the SHA-1,
@@ -39,8 +40,8 @@ const SERIALISED: usize = 4 + 20 + 4 + 4;
 /// `base` is a struct of the kernel, `offset` is that of a member of type `T` of it, as
 /// [`crate::rust::layout::Layout`] has it, and nobody writes to the member meanwhile.
 pub(super) unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
-    // SAFETY: By the safety requirement. It is aligned: the struct is, as all of the compiler and of
-    // `kmalloc()`, and no layout has an offset that is no multiple of the alignment of its type.
+    // SAFETY: By the safety requirement. It is aligned: the struct is, as all of the compiler and
+    // of `kmalloc()`, and no layout has an offset that is no multiple of the alignment of its type.
     unsafe { base.as_ptr().add(offset).cast::<T>().read() }
 }
 
@@ -64,8 +65,8 @@ unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
 /// - `queue` is a valid `struct ima_queue_entry` and `entry` the valid `struct ima_template_entry`
 ///   of it, and they stay so for `'r`.
 /// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
-/// - Either the entry has a template, as many fields as that, and `slots` digests (`Ima`); or it has
-///   none of these, but the digest in `lookup_slot`.
+/// - Either the entry has a template, as many fields as that, and `slots` digests (`Ima`); or it
+///   has none of these, but the digest in `lookup_slot`.
 ///
 pub(crate) struct ListRecord<'r> {
     pub(super) ima: &'r Ima,
@@ -229,8 +230,8 @@ impl Record for ListRecord<'_> {
             return None;
         }
         let digest = self.digest_at(bank.position)?;
-        // SAFETY: `digest_at()` gave a digest that the record has, which has `digest_len` bytes, not
-        // less than `size` as checked. It is not changed, by the invariants of the type.
+        // SAFETY: `digest_at()` gave a digest that the record has, which has `digest_len` bytes,
+        // not less than `size` as checked. It is not changed, by the invariants of the type.
         Some(unsafe { core::slice::from_raw_parts(digest, bank.size) })
     }
 

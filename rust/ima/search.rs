@@ -129,8 +129,8 @@ impl Search {
             return Looked::Changed;
         }
         for _ in 0..PIECE {
-            // SAFETY: By the invariants of the type `at` is a link of the list, as its generation was
-            // just compared. All writers of links hold the mutex (`ima_queue.c`).
+            // SAFETY: By the invariants of the type `at` is a link of the list, as its generation
+            // was just compared. All writers of links hold the mutex (`ima_queue.c`).
             let link = unsafe { (*self.at).prev };
 
             if link == list.ima.symbols.ima_measurements.as_ptr() || self.left == 0 {

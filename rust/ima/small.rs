@@ -39,8 +39,8 @@ impl Small {
         let small = Self(NonNull::new(memory)?);
 
         // SAFETY: There is room for the header and the digest. `digest_at()` gave a digest of the
-        // record, which has `lookup_size` bytes by the invariants of `Ima`. The members are of these
-        // types, and aligned as `kmalloc()` and `Layout` say.
+        // record, which has `lookup_size` bytes by the invariants of `Ima`. The members are of
+        // these types, and aligned as `kmalloc()` and `Layout` say.
         unsafe {
             let digest = memory.add(header);
 

@@ -3,16 +3,16 @@
 //! IMA's hash table of digests, and taking records out of it.
 //!
 //! `ima_lookup_digest_entry()` (`ima_queue.c`) reads `hnext`, `entry`, `entry->pcr` and one digest,
-//! under `ima_extend_list_mutex` and `rcu_read_lock()`. IMA itself takes no record out of the table,
-//! so that is only done here, by who has the one [`Table`]:
+//! under `ima_extend_list_mutex` and `rcu_read_lock()`. IMA itself takes no record out of the
+//! table, so that is only done here, by who has the one [`Table`]:
 //!
-//! - by a sweep over the buckets, which unlinks marked records by their predecessor. `pprev` is never
-//!   followed: it is garbage in a record restored over kexec, and points to freed memory in one whose
-//!   table was exchanged. What the sweep does not meet is not in the table;
+//! - by a sweep over the buckets, which unlinks marked records by their predecessor. `pprev` is
+//!   never followed: it is garbage in a record restored over kexec, and points to freed memory in
+//!   one whose table was exchanged. What the sweep does not meet is not in the table;
 //! - by exchanging `entry` for a smaller one.
 //!
-//! Both go in batches, each in one hold of the mutex, which is left free for as long in between. What
-//! was unlinked or exchanged is freed after a grace period.
+//! Both go in batches, each in one hold of the mutex, which is left free for as long in between.
+//! What was unlinked or exchanged is freed after a grace period.
 
 use super::{
     chain::{
@@ -85,8 +85,8 @@ impl Table {
         Self(())
     }
 
-    /// A sweep over these buckets, which unlinks marked records, and with `all` those too that earlier
-    /// deletions left. Takes `ima_extend_list_mutex` shortly.
+    /// A sweep over these buckets, which unlinks marked records, and with `all` those too that
+    /// earlier deletions left. Takes `ima_extend_list_mutex` shortly.
     pub(super) fn sweep<'t>(
         &'t mut self,
         ima: &'t Ima,
@@ -95,7 +95,8 @@ impl Table {
     ) -> Sweep<'t> {
         let list = ima.lock_list();
 
-        // INVARIANT: The end is one of the two constants', and the bucket has no node to go on after.
+        // INVARIANT: The end is one of the two constants', and the bucket has no node to go on
+        // after.
         Sweep {
             ima,
             _table: self,
@@ -144,8 +145,8 @@ impl GracePeriod {
 ///
 /// # Invariants
 ///
-/// `end` is not more than [`BUCKETS`]. As long as the table is `began` and nothing was deleted since,
-/// `after` is null or a node in the bucket `bucket`.
+/// `end` is not more than [`BUCKETS`]. As long as the table is `began` and nothing was deleted
+/// since, `after` is null or a node in the bucket `bucket`.
 pub(super) struct Sweep<'t> {
     ima: &'t Ima,
     _table: &'t mut Table,
@@ -175,11 +176,11 @@ enum Swept {
 }
 
 impl Sweep<'_> {
-    /// Sweeps all buckets. Says whether it came to the end. `held` is told of each hold of the mutex,
-    /// in nanoseconds.
+    /// Sweeps all buckets. Says whether it came to the end. `held` is told of each hold of the
+    /// mutex, in nanoseconds.
     ///
-    /// Between two holds there is `between`, or a pause if that is shorter than the hold was: whoever
-    /// waits would otherwise come too late again and again.
+    /// Between two holds there is `between`, or a pause if that is shorter than the hold was:
+    /// whoever waits would otherwise come too late again and again.
     pub(super) fn run(&mut self, mut held: impl FnMut(u64), mut between: impl FnMut()) -> bool {
         loop {
             let list = self.ima.lock_list();
@@ -208,8 +209,8 @@ impl Sweep<'_> {
             return Swept::Exchanged;
         }
         while self.bucket < self.end {
-            // SAFETY: The table is the one that the sweep began in, and the mutex, which covers it, is
-            // held; `after` was not unlinked, as nobody else unlinks.
+            // SAFETY: The table is the one that the sweep began in, and the mutex, which covers it,
+            // is held; `after` was not unlinked, as nobody else unlinks.
             let mut slot = unsafe { self.slot(self.bucket, self.after) };
 
             loop {
@@ -252,8 +253,8 @@ impl Sweep<'_> {
     ///
     /// # Safety
     ///
-    /// The mutex is held, and the table is the one that the sweep began in. There is such a bucket, and
-    /// `after` is null or a node in it.
+    /// The mutex is held, and the table is the one that the sweep began in. There is such a bucket,
+    /// and `after` is null or a node in it.
     unsafe fn slot(&self, bucket: usize, after: *mut hlist_node) -> *mut *mut hlist_node {
         // SAFETY: By the safety requirement.
         unsafe {
@@ -292,12 +293,12 @@ impl Sweep<'_> {
                 return false;
             }
             // SAFETY: A deletion, IMA's or ours, has let go of the record, and it is in no list. By
-            // the caller it will not be in the table either. It is not used before a grace period has
-            // ended, by when all that IMA's deletion wrote to it has arrived.
+            // the caller it will not be in the table either. It is not used before a grace period
+            // has ended, by when all that IMA's deletion wrote to it has arrived.
             unsafe { self.left.push(link) };
         }
-        // SAFETY: It has the mark of a record of a chain, or is one now. Nobody else writes to a mark
-        // of a record that is still in the table.
+        // SAFETY: It has the mark of a record of a chain, or is one now. Nobody else writes to a
+        // mark of a record that is still in the table.
         unsafe { Link::new(link) }.set_mark(unlinked());
         true
     }

@@ -34,9 +34,9 @@ pub(super) const NOT_COUNTED: usize = usize::MAX;
 impl Ima {
     /// Whether IMA counts what the records take when serialised (`CONFIG_IMA_KEXEC`).
     fn counts_serialised(&self) -> bool {
-        // SAFETY: By the invariants of `Symbol` it is there. The size changes meanwhile, but whether
-        // it is the mark does not, save once from a size to the mark; a cut looks again under the
-        // mutex.
+        // SAFETY: By the invariants of `Symbol` it is there. The size changes meanwhile, but
+        // whether it is the mark does not, save once from a size to the mark; a cut looks again
+        // under the mutex.
         unsafe { self.serialised.as_ptr().read_volatile() != NOT_COUNTED }
     }
 }

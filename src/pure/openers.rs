@@ -3,14 +3,14 @@
 //! IMA's account of who has the measurement list files open, and what may be concluded from it.
 //!
 //! `ima_measure_lock()` and `ima_measure_unlock()` (`security/integrity/ima/ima_fs.c`) let many
-//! readers or one writer in. `ima_measure_users` is the number of open readers, or -1 with a writer,
-//! `measure_writer` the task that opened for writing, and `measure_writer_extra_writes` how many more
-//! descriptors that task has opened so.
+//! readers or one writer in. `ima_measure_users` is the number of open readers, or -1 with a
+//! writer, `measure_writer` the task that opened for writing, and `measure_writer_extra_writes` how
+//! many more descriptors that task has opened so.
 //!
-//! The account knows the writer by the task that *closes*. If that is not the one that opened, because
-//! a descriptor was passed on or inherited, the count comes back to zero while a file is still open for
-//! writing. But then one of the other two is left as it should not be without a writer, which is what
-//! is looked at here.
+//! The account knows the writer by the task that *closes*. If that is not the one that opened,
+//! because a descriptor was passed on or inherited, the count comes back to zero while a file is
+//! still open for writing. But then one of the other two is left as it should not be without a
+//! writer, which is what is looked at here.
 
 #![forbid(unsafe_code)]
 
@@ -95,8 +95,8 @@ impl fmt::Display for Busy {
 /// How many have the measurement list files open for reading.
 ///
 /// The arguments are `ima_measure_users`, whether `measure_writer` is set, and
-/// `measure_writer_extra_writes`, all read in one hold of `ima_measure_mutex`. An error unless it is
-/// certain that nobody has one open for writing.
+/// `measure_writer_extra_writes`, all read in one hold of `ima_measure_mutex`. An error unless it
+/// is certain that nobody has one open for writing.
 pub fn readers(users: i64, writer_noted: bool, extra_writes: i64) -> Result<i64, Busy> {
     match (users, writer_noted, extra_writes) {
         (0.., false, 0) => Ok(users),
