@@ -5,10 +5,11 @@ for each scenario.
 
     test.py [--debug kernel]... [--seconds n] [--seed text] [name]
 
-All of them, or the scenario of that name, or "host", "install" or "calls". With --debug it is all but the first two, on
-each of the debug kernels named (see the directory debug) in place of the stock kernel. With --seconds the tests that
-take a set time take this one, and what they counted is shown; with --seed random choices are those of another run that
-had it. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit status says the same.
+All of them, or the scenario of that name, or "host", "install", "calls" or "compile". With --debug it is all but the
+first two and the last, on each of the debug kernels named (see the directory debug) in place of the stock kernel. With
+--seconds the tests that take a set time take this one, and what they counted is shown; with --seed random choices are
+those of another run that had it. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit
+status says the same.
 """
 
 import argparse
@@ -222,19 +223,19 @@ def main():
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
     parser.add_argument("--seed", help="what tests that make random choices make them from: they print it")
-    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, or calls")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, calls or compile")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host, install = (arguments.name in ("", name) and not arguments.debug for name in ("host", "install"))
     scenarios = {
         kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
-    calls = arguments.name in ("", "calls")
+    calls, wrong = (arguments.name in ("", name) for name in ("calls", "compile"))
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")
         scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
-    if not host and not install and not calls and not any(scenarios.values()):
-        raise vm.Failure(f"no tests are called {arguments.name}; there are: host install calls {' '.join(known)}")
+    if not host and not install and not calls and not wrong and not any(scenarios.values()):
+        raise vm.Failure(f"no tests are called {arguments.name}; there are: host install calls compile {' '.join(known)}")
 
     tally = Tally(counts=bool(arguments.seconds))
 
@@ -259,12 +260,14 @@ def main():
                 running.append(pool.submit(run_host, tally, kernel))
             if install:
                 running.append(pool.submit(run_program, tally, "install", "install", kernel))
-            if not jobs and not calls:
+            if not jobs and not calls and not wrong:
                 continue
             module = vm.build_module(kernel)
             if calls:
                 calls_name = "calls" if name == STOCK else f"{name}-calls"
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
+            if wrong and name == STOCK:
+                running.append(pool.submit(run_program, tally, "compile", "compile", module, kernel))
             if not jobs:
                 continue
             files = vm.guest_files(kernel, module, vm.build_test_module(kernel))
