@@ -9,8 +9,8 @@
 //!
 //! Their order, outermost first, and what each is here:
 //!
-//! 1. [`Hold`] (`access`): we are counted as one more reader, so no writer can come in;
-//! 2. [`Exclusive`] (`cut`): `ima_measure_mutex`, and the proof that nobody but us is counted;
+//! 1. `Hold` (`access`): we are counted as one more reader, so no writer can come in;
+//! 2. `Exclusive` (`cut`): `ima_measure_mutex`, and the proof that nobody but us is counted;
 //! 3. `ListGuard` (`lock`): `ima_extend_list_mutex`, shortly.
 //!
 //! A walk needs the first and borrows it. A cut needs all three: an `Exclusive` is made of a hold
