@@ -38,7 +38,9 @@ const ATTEMPTS: u32 = 4;
 struct Search {
     at: *mut list_head,
     generation: i64,
-    /// How many records are still to be looked at.
+    /// How many records there were ever before those that are looked at.
+    since: Option<i64>,
+    /// How many records are still to be looked at, once the search has begun.
     left: u64,
 }
 
@@ -58,17 +60,13 @@ impl Ima {
     /// The PCR of the newest record that measured a buffer with this event name and these data: one
     /// of the template `ima-buf`, as IMA makes it of critical data unless a rule says otherwise.
     ///
-    /// Looks at the last `newest` records, or at all. If somebody takes records out of the list
-    /// meanwhile it begins again, a few times; `None` also if it is disturbed once more.
+    /// Looks at the records that were added since there were `since` ever, or at all. If somebody takes
+    /// records out of the list meanwhile it begins again, a few times; `None` also if it is disturbed
+    /// once more.
     ///
     /// Takes `ima_extend_list_mutex` shortly, several times, and lets others run.
-    pub(crate) fn find_buffer(
-        &self,
-        event: &[u8],
-        data: &[u8],
-        newest: Option<u64>,
-    ) -> Option<i32> {
-        self.find_last(newest, |record| {
+    pub(crate) fn find_buffer(&self, event: &[u8], data: &[u8], since: Option<i64>) -> Option<i32> {
+        self.find_last(since, |record| {
             (record.template_name() == b"ima-buf"
                 && record
                     .field(b"n-ng")
@@ -79,10 +77,11 @@ impl Ima {
         })
     }
 
-    /// What `judge` says of the last record that it says anything of, among the last `newest`.
+    /// What `judge` says of the last record that it says anything of, among those
+    /// that were added since there were `since` ever.
     fn find_last<T>(
         &self,
-        newest: Option<u64>,
+        since: Option<i64>,
         judge: impl Fn(&ListRecord<'_>) -> Option<T>,
     ) -> Option<T> {
         for _ in 0..ATTEMPTS {
@@ -90,7 +89,8 @@ impl Ima {
             let mut search = Search {
                 at: self.symbols.ima_measurements.as_ptr(),
                 generation: self.lock_list().generation(),
-                left: newest.unwrap_or(u64::MAX),
+                since,
+                left: u64::MAX,
             };
 
             loop {
@@ -128,12 +128,18 @@ impl Search {
         if list.generation() != self.generation {
             return Looked::Changed;
         }
+        let ima = list.ima;
+        if let (true, Some(since)) = (self.at == ima.symbols.ima_measurements.as_ptr(), self.since)
+        {
+            // Those that are appended from now on are not looked at.
+            self.left = u64::try_from(ima.full.read().saturating_sub(since)).unwrap_or(0);
+        }
         for _ in 0..PIECE {
             // SAFETY: By the invariants of the type `at` is a link of the list, as its generation
             // was just compared. All writers of links hold the mutex (`ima_queue.c`).
             let link = unsafe { (*self.at).prev };
 
-            if link == list.ima.symbols.ima_measurements.as_ptr() || self.left == 0 {
+            if link == ima.symbols.ima_measurements.as_ptr() || self.left == 0 {
                 return Looked::Nowhere;
             }
             // INVARIANT: It is the link before another one of the list, and not the head.
@@ -142,7 +148,7 @@ impl Search {
             // SAFETY: It is the link of a record in the list. As long as the mutex is held nobody
             // takes records out, and only what is out is changed. The record is not used any longer
             // than this call.
-            let record = unsafe { ListRecord::from_link(list.ima, link) };
+            let record = unsafe { ListRecord::from_link(ima, link) };
 
             if let Some(found) = record.as_ref().and_then(&judge) {
                 return Looked::Found(found);

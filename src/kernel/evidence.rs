@@ -249,10 +249,7 @@ impl Trimmer {
     /// Tells that somebody else has removed records: in the log, and to IMA, for which this does not
     /// wait.
     pub(crate) fn tell_foreign(this: &Arc<Self>, kernel_deleted: u64, foreign_records: u64) {
-        log_warn!(
-            "somebody else removed {foreign_records} records: the starting PCR values are unknown \
-             until they are written to starting_pcrs, and nothing will be trimmed"
-        );
+        log_foreign(foreign_records);
         let event = Event::Foreign {
             kernel_deleted,
             foreign_records,
@@ -291,19 +288,16 @@ impl Trimmer {
                     _ => Errno::Io,
                 }
             })?;
-        // A new record is among those that were appended since; one that was known is somewhere.
-        let newest = match offered {
+        // A new record is among those that were added since; one that was known is somewhere.
+        let since = match offered {
             Offered::NoRule => {
                 self.evidence.note(announcement, Err(Unmeasured::NoRule));
                 return Ok(());
             }
-            Offered::Taken => {
-                let appended = ima.counters().full.saturating_sub(before);
-                Some(u64::try_from(appended).unwrap_or(0))
-            }
+            Offered::Taken => Some(before),
             Offered::Known => None,
         };
-        let found = ima.find_buffer(event.to_bytes(), announcement.data(), newest);
+        let found = ima.find_buffer(event.to_bytes(), announcement.data(), since);
 
         self.evidence.note(
             announcement,
@@ -315,4 +309,12 @@ impl Trimmer {
         );
         Ok(())
     }
+}
+
+/// Tells the log that records are gone that the account does not have.
+pub(crate) fn log_foreign(records: u64) {
+    log_warn!(
+        "somebody else removed {records} records: the starting PCR values are unknown until they are \
+         written to starting_pcrs, and nothing will be trimmed"
+    );
 }

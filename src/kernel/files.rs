@@ -96,11 +96,11 @@ impl Files for Trimmer {
 impl Trimmer {
     /// Writes what a file says that is of one moment: the ledger does not change meanwhile.
     fn show_ledger(this: &Arc<Self>, file: File, text: &mut Text) -> Result<(), Refusal<'static>> {
+        let tally = this.evidence.tally();
         let (shown, counters, foreign) = {
             let mut ledger = this.ledger.lock();
             let counters = this.machine.ima.counters();
             let machine = &this.machine;
-            let tally = this.evidence.tally();
 
             let shown = match file {
                 File::Trim => ledger.show_outcome(text),

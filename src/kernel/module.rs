@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    evidence::log_foreign,
     log::Lines,
     machine::{
         error,
@@ -25,6 +26,9 @@ use kernel::{
     sync::Arc, //
 };
 
+/// The longest time that a request may wait for readers.
+const MAX_READER_WAIT_MS: u32 = 60_000;
+
 /// Finds out about the machine and the list, and announces the load. The files are made after this.
 ///
 /// `EINVAL` for a parameter that is not known; `EBUSY` if a process has a list open for writing or
@@ -40,6 +44,13 @@ pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
         );
         EINVAL
     })?;
+    let wait_ms = parameters::reader_wait_ms();
+    if wait_ms > MAX_READER_WAIT_MS {
+        log_err!(
+            "reader_wait_ms={wait_ms}: use a number of milliseconds up to {MAX_READER_WAIT_MS}"
+        );
+        return Err(EINVAL);
+    }
     let (mut machine, table) = Machine::find(claim, queue)?;
 
     if parameters::guard() {
@@ -67,7 +78,12 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
 
     let counters = hold.counters();
     counters.check()?;
-    if Trimmer::notice(trimmer, &counters) == 0 {
+    // What is gone may have been removed by this module when it was loaded before. That there is any is
+    // part of the announcement.
+    let gone = trimmer.ledger.lock().notice(&counters);
+    if let Some(gone) = gone {
+        log_foreign(gone);
+    } else {
         let own = [trimmer.machine.measure_pcr].into_iter().collect();
 
         match Trimmer::verify(trimmer, &hold, own) {
