@@ -10,6 +10,8 @@
  *   tpm      N or Y: whether IMA extends the TPM. Off, the values of PCRs and list part.
  *   signals  Y or N: whether a pending signal ends a command of the TPM, as with drivers that wait
  *            interruptibly.
+ *   slow     write N: each command of the TPM is held up for N ms before it is sent. With signals=Y
+ *            that is a wait that a signal ends.
  *   reboot   write S: from when IMA has been told of it, a reboot is held up until S seconds from now.
  *   probe    Y or N: whether a thread takes and drops ima_extend_list_mutex all the time. Gives
  *            "<times> <longest wait in ns> <what 9 of 10 waits do not exceed>" since Y was written
@@ -26,6 +28,7 @@
  * And /dev/ima_trim_btf is the kernel's BTF, to be written to.
  */
 #include <linux/delay.h>
+#include <linux/freezer.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
 #include <linux/jiffies.h>
@@ -134,31 +137,57 @@ static int tpm_get(char *buffer, const struct kernel_param *kp)
 static const struct kernel_param_ops tpm_ops = { .set = tpm_set, .get = tpm_get };
 module_param_cb(tpm, &tpm_ops, NULL, 0600);
 
-static struct tpm_class_ops interruptible;
+static struct tpm_class_ops changed;
 static const struct tpm_class_ops *driver;
+static bool signals;
+static unsigned int slow_ms;
 
-static int send_interruptibly(struct tpm_chip *chip, u8 *buffer, size_t size, size_t length)
+/*
+ * What a driver that waits for an interrupt does with a signal: it gives the command up, but not for
+ * the one by which the machine's freezer wakes a task.
+ */
+static bool gives_up(void)
 {
-	return signal_pending(current) ? -ETIME : driver->send(chip, buffer, size, length);
+	if (!READ_ONCE(signals) || !signal_pending(current))
+		return false;
+	if (freezing(current)) {
+		clear_thread_flag(TIF_SIGPENDING);
+		return false;
+	}
+	return true;
 }
 
-static int signals_set(const char *value, const struct kernel_param *kp)
+static int changed_send(struct tpm_chip *chip, u8 *buffer, size_t size, size_t length)
+{
+	unsigned long until = jiffies + msecs_to_jiffies(READ_ONCE(slow_ms));
+
+	do {
+		if (gives_up())
+			return -ETIME;
+		if (!time_before(jiffies, until))
+			return driver->send(chip, buffer, size, length);
+		if (READ_ONCE(signals))
+			schedule_timeout_interruptible(1);
+		else
+			schedule_timeout_uninterruptible(1);
+	} while (true);
+}
+
+/* The driver's operations are changed as long as anything is asked of them. */
+static int change_driver(bool wanted)
 {
 	struct tpm_chip *chip = *tpm_chip;
-	bool on;
-	int ret = kstrtobool(value, &on);
+	int ret = 0;
 
-	if (ret)
-		return ret;
 	down_write(&chip->ops_sem);
 	if (!chip->ops) {
 		ret = -ENODEV;
-	} else if (on && !driver) {
+	} else if (wanted && !driver) {
 		driver = chip->ops;
-		memcpy(&interruptible, driver, sizeof(interruptible));
-		interruptible.send = send_interruptibly;
-		chip->ops = &interruptible;
-	} else if (!on && driver) {
+		memcpy(&changed, driver, sizeof(changed));
+		changed.send = changed_send;
+		chip->ops = &changed;
+	} else if (!wanted && driver) {
 		chip->ops = driver;
 		driver = NULL;
 	}
@@ -166,13 +195,43 @@ static int signals_set(const char *value, const struct kernel_param *kp)
 	return ret;
 }
 
+static int signals_set(const char *value, const struct kernel_param *kp)
+{
+	bool on;
+	int ret = kstrtobool(value, &on);
+
+	if (ret)
+		return ret;
+	WRITE_ONCE(signals, on);
+	return change_driver(signals || slow_ms);
+}
+
 static int signals_get(char *buffer, const struct kernel_param *kp)
 {
-	return sysfs_emit(buffer, "%c\n", driver ? 'Y' : 'N');
+	return sysfs_emit(buffer, "%c\n", signals ? 'Y' : 'N');
 }
 
 static const struct kernel_param_ops signals_ops = { .set = signals_set, .get = signals_get };
 module_param_cb(signals, &signals_ops, NULL, 0600);
+
+static int slow_set(const char *value, const struct kernel_param *kp)
+{
+	unsigned int ms;
+	int ret = kstrtouint(value, 0, &ms);
+
+	if (ret)
+		return ret;
+	WRITE_ONCE(slow_ms, ms);
+	return change_driver(signals || slow_ms);
+}
+
+static int slow_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%u\n", slow_ms);
+}
+
+static const struct kernel_param_ops slow_ops = { .set = slow_set, .get = slow_get };
+module_param_cb(slow, &slow_ops, NULL, 0600);
 
 static unsigned long held_until;
 
@@ -503,7 +562,7 @@ static void __exit ima_trim_test_exit(void)
 	mutex_unlock(extend_list_mutex);
 	if (suspended)
 		(*tpm_chip)->flags &= ~TPM_CHIP_FLAG_SUSPENDED;
-	signals_set("N", NULL);
+	change_driver(false);
 	unregister_reboot_notifier(&reboot_block);
 	misc_deregister(&btf_device);
 }
