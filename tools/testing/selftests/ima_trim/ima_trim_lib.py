@@ -122,6 +122,18 @@ def equal(found, expected, what):
         raise Failure(f"{what}: found {found!r}, expected {expected!r}")
 
 
+def eventually(function, seconds=20):
+    """What a function returns that may raise Failure for some time, while what was begun goes on."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return function()
+        except Failure:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
 def wait_for(condition, what, seconds=60):
     """Waits until a condition holds. Fails the test if that takes too long."""
     deadline = time.monotonic() + seconds
@@ -335,6 +347,17 @@ class Record:
         (length,) = struct.unpack_from("=I", self.data, 4 + size)
         return self.data[8 + size:8 + size + length].rstrip(b"\0")
 
+    @property
+    def fields(self):
+        """The fields of the template data."""
+        found = []
+        at = 0
+        while at < len(self.data):
+            (size,) = struct.unpack_from("=I", self.data, at)
+            found.append(self.data[at + 4:at + 4 + size])
+            at += 4 + size
+        return found
+
     def extended(self, bank):
         """What IMA extends a PCR with in a bank. The template data of the list is what it hashes."""
         if self.violation:
@@ -362,6 +385,20 @@ def parse(data, digest_size=20):
         check(at <= len(data), "the binary list ends within a record")
         records.append(Record(data[begin:at], pcr, digest, template, body))
     return records
+
+
+# What the module has IMA measure, with a policy that has this rule.
+EVIDENCE_RULE = "measure func=CRITICAL_DATA label=ima_trim\n"
+EVENTS = ("load", "trim", "restore", "foreign")
+
+
+def events(records, *names):
+    """The events of the module among records, or those of these names, each with its data as a text."""
+    found = []
+    for record in records:
+        if record.template == b"ima-buf" and (name := record.hint.decode()) in (names or EVENTS):
+            found.append((name, record.fields[2].decode()))
+    return found
 
 
 _BASES = os.path.join(STATE, "bases")
@@ -592,6 +629,13 @@ _PIDFD_GETFD = 438
 def loaded():
     """Whether the module is loaded."""
     return os.path.isdir("/sys/module/ima_trim")
+
+
+def ask_test_module(what, value):
+    """Asks something of the module of the tests, which is loaded if it is not. See ima_trim_test.c."""
+    if not os.path.isdir("/sys/module/ima_trim_test"):
+        load(TEST_MODULE)
+    write(f"/sys/module/ima_trim_test/parameters/{what}", str(value))
 
 
 def load(path=MODULE, parameters=""):
