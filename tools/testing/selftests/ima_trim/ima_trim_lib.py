@@ -64,6 +64,7 @@ MEASURE_PCR = 10
 DEBUG = bool(os.environ.get("TEST_DEBUG"))
 MAX_REQUEST = 16384
 NOBODY = 65534
+PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
 RB_AUTOBOOT = 0x01234567
 
@@ -71,8 +72,8 @@ RB_AUTOBOOT = 0x01234567
 ALARMS = r"WARNING:|BUG:|Oops|Call Trace|general protection"
 
 # The policy tells by the owner of a file which PCR its measurement extends. A TPM has no PCR 30: IMA lists such
-# a record and the extend fails.
-OWNERS = {10: 1110, 11: 1111, 12: 1112, 30: 1130}
+# a record and the extend fails. It refuses the kernel an extend of PCR 17, and anybody can reset PCRs 16 and 23.
+OWNERS = {pcr: 1100 + pcr for pcr in (10, 11, 12, 13, 14, 16, 17, 23, 30)}
 POLICY = "dont_measure fsmagic=0x73636673\n" + "".join(
     f"measure func=FILE_CHECK mask=MAY_READ fowner={owner}" + (f" pcr={pcr}\n" if pcr != MEASURE_PCR else "\n")
     for pcr, owner in OWNERS.items()
@@ -623,7 +624,6 @@ def evmctl(records):
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _FINIT_MODULE, _DELETE_MODULE = {"x86_64": (313, 176), "aarch64": (273, 106)}[platform.machine()]
-_PIDFD_GETFD = 438
 
 
 def loaded():
@@ -686,19 +686,6 @@ def reload(parameters=""):
         equal(restore(text)[0], None, "error of writing starting_pcrs back")
 
 
-def pidfd_getfd(pid, fd):
-    """A descriptor of another process, as one of this."""
-    process = os.pidfd_open(pid)
-    try:
-        copy = _libc.syscall(_PIDFD_GETFD, process, fd, 0)
-        if copy < 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"pidfd_getfd: {os.strerror(number)}")
-        return copy
-    finally:
-        os.close(process)
-
-
 class KernelLog:
     """What the kernel logs from now on."""
 
@@ -742,13 +729,15 @@ class AuditLog(KernelLog):
         """The fields of the records of this operation that came since the last call, each with its type."""
         # Records are logged by a thread, in order: one that is sure to come shows that all before it came. IMA writes
         # one when the TPM refuses to extend a PCR.
-        measure(pcr=30)
+        path = new_file(30)
+        measure_file(path)
+        os.unlink(path)
         found = []
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
             for number, body in self.LINE.findall(self.text()):
                 fields = dict(re.findall(r'(\w+)=("[^"]*"|\S*)', body), type=int(number))
-                if fields.get("op") == "add_template_measure":
+                if fields.get("op") == "add_template_measure" and path in fields.get("name", ""):
                     return [record for record in found if record["op"] == op]
                 if "op" in fields:
                     found.append(fields)
@@ -931,6 +920,8 @@ class Child:
             code = 1
             try:
                 os.close(self.reader)
+                # What a test that failed has left must not be in the way of others.
+                _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 os.write(writer, json.dumps({"value": function(*arguments)}).encode())
                 code = 0
             except BaseException:

@@ -12,11 +12,8 @@ import time
 import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
-# A PCR that is extended, and whose base is stated, before its first record. That of PCR 11 is stated after it.
-lib.OWNERS[13] = 1113
-lib.POLICY += "measure func=FILE_CHECK mask=MAY_READ fowner=1113 pcr=13\n"
-
-# PCRs that the records have, until the tests of other bases.
+# PCRs that the records have, until the tests of other bases. The base of PCR 13 is stated before its first record, that of
+# PCR 11 after it.
 PCRS = (10, 12)
 
 
@@ -229,7 +226,7 @@ def each_bank(make):
 MISSING = r"\w+:\d+ is missing: give the values"
 REPLAY = r"\w+:\d+: the replay of the list from this value does not give what the TPM has"
 REMOVED = r"records=\d+, but this kernel removed \d+:"
-COUNTED = r"violations=\d+, but of those that IMA counted at least \d+ are not in the list"
+COUNTED = r"violations=\d+, but.* violations=\d+ is the least that is accepted"
 CONTRADICT = "records=, violations= and trims= contradict each other"
 
 # Each gives a text or several.
@@ -302,6 +299,8 @@ MALFORMED = [
     ("records= twice", lambda: f"{Known.text}records={Known.log.trimmed}\n"),
     ("violations= twice", lambda: f"{Known.text}violations=0\n"),
     ("trims= twice", lambda: f"{Known.text}trims=1\n"),
+    ("instance= twice", lambda: f"{Known.text}instance={lib.status()['instance']}\ninstance={lib.status()['instance']}\n"),
+    ("instance= that is too short", lambda: f"{Known.text}instance={lib.status()['instance'][2:]}\n"),
     ("a word that is not known", lambda: f"{Known.text}please\n"),
     ("a key that is not known", lambda: f"{Known.text}base=verified\n"),
     ("what only a trim takes: dry-run", lambda: f"{Known.text}dry-run\n"),
@@ -326,6 +325,27 @@ MALFORMED = [
 def _(make):
     forgotten()
     refuse(make(), "EINVAL", "ima_trim: .*(refused|rejected)")
+
+
+@test("EKEYREJECTED for another instance, and the log says so; with this one it is as without")
+def _():
+    forgotten()
+    own = lib.status()["instance"]
+    other = ("0" if own[0] != "0" else "1") + own[1:]
+    refuse(f"instance={other}\n{Known.text}", "EKEYREJECTED", "ima_trim: .*instance=")
+    refuse(f"instance={own}\n{stated(0, trims=0)}", "EKEYREJECTED", REPLAY)
+    equal(lib.restore(f"instance={own}\n{Known.text}"), (None, Known.text.encode()), "outcome")
+
+
+@test("the least number of violations that is accepted is named, and accepted")
+def _():
+    forgotten()
+    least = int(lib.re.search(r"^violations=(\d+)$", Known.text, lib.re.M)[1])
+    with lib.KernelLog() as kernel:
+        equal(lib.restore(counted(Known.text, "violations", 0))[0], "EKEYREJECTED", "error without violations")
+        found = lib.re.search(r"violations=(\d+) is the least that is accepted.*no\s+memory", kernel.text())
+    check(found and int(found[1]) == least, f"the log does not say {least}, and why")
+    equal(lib.restore(Known.text), (None, Known.text.encode()), "outcome with the least")
 
 
 @cases("E2BIG", [("16385 bytes", lib.MAX_REQUEST + 1), ("64 KiB", 1 << 16), ("1 MiB", 1 << 20)])
@@ -714,12 +734,13 @@ def _():
     log = Known.log = lib.clear()[0]
     extend(11)
     equal(lib.status()["base"], "verified", "base before a record of PCR 11")
+    lib.measure(pcr=11)
+    equal(lib.status()["base"], "verified", "base, as of the last verify")
     with lib.KernelLog() as kernel:
-        lib.measure(pcr=11)
-        equal(lib.status()["base"], "unverified", "base")
+        fields = lib.pairs(lib.read(lib.VERIFY))
         kernel.expect(r"PCR 11\b")
+    equal(lib.status()["base"], "unverified", "base")
     lib.measure(2)
-    fields = lib.pairs(lib.read(lib.VERIFY))
     for bank in lib.banks():
         equal((fields[f"{bank}:10"], fields[f"{bank}:11"]), ("ok", "mismatch"), "what verify says of PCRs 10 and 11")
     log.sync()
@@ -765,9 +786,10 @@ def _():
     accept(with_base(13, log))
     extend(13)
     lib.measure(pcr=13)
-    equal(lib.status()["base"], "unverified", "base with a record of PCR 13")
     lib.measure()
     log.sync()
+    lib.read(lib.VERIFY)
+    equal(lib.status()["base"], "unverified", "base with a record of PCR 13")
     lib.refuse(log.tokens(log.total, pcrs=[10]), "EUCLEAN", r"PCR 13\b.*not verified")
 
 
@@ -780,8 +802,8 @@ def _():
     accept(text)
     lib.measure(3, pcr=13)
     lib.measure(2)
-    equal(lib.status()["base"], "verified", "base with records of PCR 13")
     equal(verified(), {10, 11, 12, 13}, "PCRs in verify")
+    equal(lib.status()["base"], "verified", "base with records of PCR 13")
     log.sync()
     lib.trim(log.tokens(log.total - 1, pcrs=[10, 13]), log.total - 1)
 
