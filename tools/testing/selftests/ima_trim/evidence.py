@@ -1,28 +1,27 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""What a trim leaves behind: a record in the list that is left, with a policy that measures it, and an audit record.
+"""What the module leaves behind of what it does: records in the list, made before the thing is done, with a policy that
+measures them; and audit records.
 
 Has to be the first of its boot: it begins without a policy.
 """
 
 import os
-import struct
+import time
 
 import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
-lib.POLICY += "measure func=CRITICAL_DATA label=ima_trim\n"
+lib.POLICY += lib.EVIDENCE_RULE + "measure func=CRITICAL_DATA label=ima_trim_test\n"
+
+# How long a slow TPM takes for a command, in ms.
+SLOW = 500
 
 
-def fields(record):
-    """The fields of a record, as its template data has them."""
-    found = []
-    at = 0
-    while at < len(record.data):
-        (size,) = struct.unpack_from("=I", record.data, at)
-        found.append(record.data[at + 4:at + 4 + size])
-        at += 4 + size
-    return found
+class Known:
+    """What one test leaves for the next."""
+
+    load = None
 
 
 def tokens(log, point):
@@ -36,6 +35,30 @@ def counts():
     return int(status["measured"]), int(status["evidence_failed"])
 
 
+def said(*names):
+    """The events of these kinds in all records since boot."""
+    return lib.events(lib.history().records, *names)
+
+
+def pcrs():
+    """The values that IMA's PCR has in the TPM, and how many records there are."""
+    return [lib.tpm_value(bank, lib.MEASURE_PCR) for bank in lib.banks()], lib.count()
+
+
+def instance():
+    """The line that says which load of the module it was."""
+    return f"instance={lib.status()['instance']}\n"
+
+
+def load_text():
+    """What is to be measured of a load that was just made."""
+    now = lib.status()
+    gone = int(now["records_trimmed"]) + int(now["foreign_records"])
+    violations = lib.read(f"{lib.IMA}/violations").decode().strip()
+    return (f"version=2\n{instance()}guard={now['guard']}\nsignatures=off\nkernel_deleted={gone}\n"
+            f"kernel_violations={violations}\n{lib.read(lib.STARTING_PCRS).decode()}")
+
+
 def evident(text, left):
     """Checks that the trim of a request that leaves so many records appends the one record that it should."""
     measured, failed = counts()
@@ -44,28 +67,48 @@ def evident(text, left):
     starting, records = lib.look()
     equal(len(records), left + 1, "records left, that of the trim among them")
     record = records[-1]
-    digest, name, data = fields(record)
+    digest, name, data = record.fields
     algorithm = digest.split(b":")[0]
     equal((record.template, record.pcr, record.violation), (b"ima-buf", 10, False), "template and PCR of the record")
     equal(name, b"trim\0", "name of the event")
-    equal(data, starting.text, "data of the event")
+    equal(data, instance().encode() + starting.text, "data of the event")
     equal(digest, algorithm + b":\0" + lib.hashlib.new(algorithm.decode(), data).digest(), "digest of the data")
     equal(counts(), (measured + 1, failed), "measured= and evidence_failed=")
+    equal(lib.status()["evidence"], "measured", "evidence=")
     lib.lists_agree()
     return outcome
 
 
-@test("without a rule nothing is appended and nothing has failed; the audit record is written")
+@test("without a rule nothing is appended and nothing has failed; the log says it once; the audit record is written")
 def _():
+    Known.load = load_text()
+    equal(lib.status()["evidence"], "none", "evidence=")
     log = lib.history()
     with lib.AuditLog() as audit:
         equal(lib.trim(log.tokens(log.total)).records, 1, "records trimmed")
-        equal((lib.count(), counts()), (0, (0, 0)), "records, and measured= and evidence_failed=")
+        equal((lib.count(), counts(), lib.status()["evidence"]), (0, (0, 0), "none"), "records, and the evidence in status")
         lib.load_policy()
         equal(len(audit.records("ima_trim")), 1, "audit records")
+    kernel = lib.subprocess.run(["dmesg"], stdout=lib.subprocess.PIPE, check=True).stdout.decode()
+    equal(len(lib.re.findall("ima_trim: no rule of the IMA policy", kernel)), 1, "lines in the log that say why")
 
 
-@test("a trim appends exactly one record, whose data is starting_pcrs as read")
+@test("the load is measured as soon as there is a rule, at the next request, as it was then")
+def _():
+    lib.load_policy()
+    lib.measure(2)
+    log = lib.history()
+    before = lib.count()
+    equal(lib.request("junk").error, "EINVAL", "error of what is no request")
+    equal(lib.count(), before, "records after what is no request")
+    equal(lib.request(f"{tokens(log, log.total)} dry-run").result, "dry-run", "result")
+    equal(said("load"), [("load", Known.load)], "load events")
+    equal((counts(), lib.count(), lib.status()["evidence"]), ((1, 0), before + 1, "measured"), "evidence, and records")
+    equal(lib.request(f"{tokens(log, log.total)} dry-run").result, "dry-run", "result")
+    equal((counts(), lib.count()), ((1, 0), before + 1), "evidence, and records, after one more request")
+
+
+@test("a trim appends exactly one record, whose data is the instance and starting_pcrs as read")
 def _():
     lib.measure(5)
     log = lib.history()
@@ -101,36 +144,155 @@ def _(mode):
     evident(f"{tokens(log, log.total - 1)} {mode}", 1)
 
 
+# What leaves nothing ------------------------------------------------------------------------------------------------
+
 REFUSED = [
     ("one that does not match", lambda log: "sha256:10=" + "5a" * 32, "ENOENT"),
     ("one that does not state the violations", lambda log: log.tokens(log.total), "EBADMSG"),
     ("a malformed one", lambda log: "junk", "EINVAL"),
+    ("one for another instance", lambda log: f"{tokens(log, log.total)} instance={'5a' * 16}", "EKEYREJECTED"),
 ]
 
 
-@cases("nothing of a refused request", REFUSED)
+@cases("nothing of a refused request, and the TPM is not extended", REFUSED)
 def _(make, error):
     lib.violate_open_writers()
     log = lib.history()
+    before = pcrs()
     with lib.AuditLog() as audit:
         # This compares the lists and status before and after.
         lib.refuse(make(log), error)
+        equal(pcrs(), before, "values of the TPM, and records")
         equal(audit.records("ima_trim"), [], "audit records")
 
 
-@cases("nothing of a request that changes nothing", [
+@cases("nothing of a request that changes nothing, and the TPM is not extended", [
     ("a dry run", lambda log: tokens(log, log.total) + " dry-run", "dry-run"),
     ("a dry run with flush", lambda log: tokens(log, log.total) + " dry-run flush", "dry-run"),
     ("a repeat", lambda log: tokens(log, log.trimmed), "nothing"),
+    ("a repeat with flush", lambda log: tokens(log, log.trimmed) + " flush", "nothing"),
 ])
 def _(make, result):
     lib.measure(2)
     log = lib.history()
-    before = lib.snapshot()
+    before, values = lib.snapshot(), pcrs()
     with lib.AuditLog() as audit:
         equal(lib.request(make(log)).result, result, "result")
-        lib.unchanged(before, "a request that changes nothing")
+        if "flush" not in make(log):
+            lib.unchanged(before, "a request that changes nothing")
+        equal(pcrs(), values, "values of the TPM, and records")
         equal(audit.records("ima_trim"), [], "audit records")
+
+
+@test("nothing of reading, be it verify")
+def _():
+    before = pcrs()
+    for name in os.listdir(lib.DIRECTORY):
+        lib.read(os.path.join(lib.DIRECTORY, name))
+    equal(pcrs(), before, "values of the TPM, and records")
+
+
+@test("nothing of a request while a reader stays")
+def _():
+    lib.measure(2)
+    log = lib.history()
+    before = pcrs()
+    with lib.held_open(lib.BINARY, os.O_RDONLY):
+        equal(lib.request(tokens(log, log.total)).error, "EBUSY", "error")
+    equal(pcrs(), before, "values of the TPM, and records")
+
+
+# Before the cut -----------------------------------------------------------------------------------------------------
+
+def trimmer(text):
+    """Makes a request in a process of its own. Gives the error and how long it took."""
+    def trim():
+        began = time.monotonic()
+        return lib.request(text).error, time.monotonic() - began
+    return lib.Child(trim)
+
+
+def drain():
+    """Trims all, so that there are few records."""
+    log = lib.history()
+    lib.trim(tokens(log, log.total), log.total)
+    log.sync()
+
+
+@test("the record is there before others are gone: the number of records rises first, then it falls")
+def _():
+    drain()
+    lib.measure(8)
+    log = lib.history()
+    before = lib.count()
+    passed = [before]
+    lib.ask_test_module("slow", SLOW)
+    try:
+        child = trimmer(tokens(log, log.total - 2))
+        lib.wait_for(lambda: (lib.count() not in passed and passed.append(lib.count())) or lib.count() < before, "the trim")
+        equal(child.result()[0], None, "error")
+    finally:
+        lib.ask_test_module("slow", 0)
+    if passed[-1] != lib.count():
+        passed.append(lib.count())
+    equal(passed, [before, before + 1, 3], "numbers of records, one after the other")
+    lib.invariant()
+
+
+@test("what is appended during the replay comes before the record, and stays")
+def _():
+    drain()
+    for attempt in range(10):
+        lib.ask_test_module("append", 2500)
+        log = lib.history()
+        child = trimmer(log.tokens(log.total))
+        # Later each time that it came too late.
+        time.sleep(max(0.04 - 0.004 * attempt, 0.002))
+        path = lib.new_file()
+        lib.measure_file(path)
+        os.unlink(path)
+        equal(child.result()[0], None, "error")
+        records = lib.look()[1]
+        log.sync()
+        names = [record.hint for record in records]
+        equal(sorted(names), sorted([path.encode(), b"trim"]), "records left")
+        if names == [path.encode(), b"trim"]:
+            break
+    else:
+        check(False, "none was appended during a replay")
+    lib.invariant()
+
+
+@test("a cut that is refused when it was announced leaves the announcement; the same request later has no second one")
+def _():
+    known = lib.has_htable()
+    lib.reload("reader_wait_ms=0")
+    drain()
+    lib.measure(6)
+    log = lib.history()
+    text = tokens(log, log.total - 2)
+    before, starting, measured = lib.count(), lib.read(lib.STARTING_PCRS), counts()[0]
+    trims = said("trim")
+    lib.ask_test_module("slow", SLOW)
+    try:
+        child = trimmer(text)
+        lib.wait_for(lambda: lib.count() == before + 1, "the announcement")
+        fd = os.open(lib.BINARY, os.O_RDONLY)
+        equal(child.result()[0], "EBUSY", "error with a reader at the cut")
+    finally:
+        lib.ask_test_module("slow", 0)
+    equal((lib.read(lib.STARTING_PCRS), lib.count()), (starting, before + 1), "starting_pcrs, and records")
+    os.close(fd)
+    announced = said("trim")[len(trims):]
+    equal((len(announced), counts()), (1, (measured + 1, 0)), "trims announced, and evidence")
+    lib.invariant()
+
+    outcome = lib.trim(text)
+    equal((outcome.error, lib.status()["evidence"]), (None, "measured"), "error of the same request, and evidence=")
+    equal(said("trim")[len(trims):], announced * (1 if known else 2), "trims announced after the same request")
+    equal(counts(), (measured + 2, 0), "measured= and evidence_failed=")
+    equal(announced[0][1], instance() + lib.read(lib.STARTING_PCRS).decode(), "data of the event")
+    lib.reload()
 
 
 @test("trimmers that race: a record for each trim, none lost and none twice")
@@ -139,35 +301,101 @@ def _():
     lib.measure(12)
     log = lib.history()
     begin, end, before = log.trimmed, log.total, lib.count()
-    measured, _ = counts()
+    measured, failed = counts()
     points = range(begin + 1, end + 1)
     children = [lib.Child(lambda text=log.tokens(point): lib.request(text).result) for point in points]
     trims = [child.result() for child in children].count("trimmed")
     check(trims > 0, "nothing was trimmed")
-    equal(counts(), (measured + trims, 0), "measured= and evidence_failed=")
+    equal(counts(), (measured + trims, failed), "measured= and evidence_failed=")
     log.sync()
     equal(lib.count(), before - (log.trimmed - begin) + trims, "records left, those of the trims among them")
-    said = [fields(record)[2] for record in log.records[end:]]
-    equal(len(set(said)), trims, "different records of trims")
+    equal(len(set(lib.events(log.records[end:], "trim"))), trims, "different records of trims")
     lib.invariant()
 
 
-@test("after the module was unloaded, loaded and given back what it knew")
+# Loading, restoring, and what others do -------------------------------------------------------------------------------
+
+@test("a load is measured before anything else can be done, with what IMA itself counts")
 def _():
-    lib.reload()
-    equal(counts(), (0, 0), "measured= and evidence_failed=")
-    log = lib.history()
+    lib.violate_open_writers()
     lib.measure(2)
-    log.sync()
-    evident(tokens(log, log.total), 0)
+    log = lib.history()
+    lib.trim(tokens(log, log.total - 1))
+    text = lib.read(lib.STARTING_PCRS)
+    old, loads = lib.status()["instance"], len(said("load"))
+    lib.unload()
+    lib.load()
+    expected = load_text()
+    check(lib.status()["instance"] != old, "the instance is the same as before")
+    check(lib.re.fullmatch("[0-9a-f]{32}", lib.status()["instance"]), f"instance={lib.status()['instance']}")
+    records = lib.parse(lib.read(lib.BINARY))
+    equal(lib.events(records, "load")[-1:], [("load", expected)], "the last load event")
+    check(f"kernel_deleted={log.trimmed}\n" in expected and "\nunknown records=" in expected, f"the event: {expected}")
+    equal(lib.status()["evidence"], "measured", "evidence=")
+
+    # In a text of this load its instance may stand, and no other.
+    before = pcrs()
+    for other in (old, "5a" * 16):
+        equal(lib.restore(text + f"instance={other}\n".encode())[0], "EKEYREJECTED", f"error with instance={other}")
+    equal(pcrs(), before, "values of the TPM, and records, after restores for other instances")
+    measured, failed = counts()
+    equal(lib.restore(text + instance().encode())[0], None, "error of the restore")
+    records = lib.parse(lib.read(lib.BINARY))
+    equal(lib.events(records)[-1], ("restore", instance() + text.decode()), "the last event")
+    equal(counts(), (measured + 1, failed), "measured= and evidence_failed=")
+    equal(len(said("load")), loads + 1, "load events")
+    lib.invariant()
+
+
+@test("a restore that would change nothing leaves nothing; one that is refused neither")
+def _():
+    before = pcrs()
+    with lib.AuditLog() as audit:
+        equal(lib.restore(lib.read(lib.STARTING_PCRS))[0], None, "error")
+        wrong = lib.re.sub("^trims=.*", "trims=1000000", lib.read(lib.STARTING_PCRS).decode(), flags=lib.re.M)
+        equal(lib.restore(wrong)[0], "EKEYREJECTED", "error of a wrong one")
+        equal(lib.restore("junk")[0], "EINVAL", "error of what is none")
+        equal(pcrs(), before, "values of the TPM, and records")
+        equal(audit.records("ima_trim"), [], "audit records")
+
+
+@test("with guard=0, as the load event says: records that somebody else removes are measured, each time more are missing")
+def _():
+    lib.reload("guard=0")
+    check("\nguard=off\n" in said("load")[-1][1], f"the load event: {said('load')[-1]}")
+    lib.measure(8)
+    log = lib.history()
+    trims = int(lib.status()["trims"])
+    events = len(said("foreign"))
+    deleted = log.trimmed
+    for number, removed in ((2, 2), (1, 3)):
+        lib.write(lib.ASCII, f"{number}\n")
+        equal(lib.status()["foreign_records"], str(removed), "foreign_records")
+        expected = f"{instance()}kernel_deleted={deleted + removed}\nforeign_records={removed}\n"
+        # Whoever reads a file does not wait for the TPM.
+        lib.wait_for(lambda: lib.events(lib.parse(lib.read(lib.BINARY)), "foreign")[-1:] == [("foreign", expected)],
+                     f"the event {expected!r}; the last are {lib.events(lib.parse(lib.read(lib.BINARY)))[-2:]}", 10)
+    for _ in range(3):
+        lib.read(lib.STATUS)
+        lib.read(lib.STARTING_PCRS)
+    log.take(deleted + 3, lib.parse(lib.read(lib.BINARY)))
+    equal(len(lib.events(log.records, "foreign")), events + 2, "foreign events")
+    equal(lib.restore(log.statement(deleted + 3, trims + 1))[0], None, "error of the restore")
+    equal(said()[-1], ("restore", instance() + lib.read(lib.STARTING_PCRS).decode()), "the last event")
+    lib.invariant()
+    lib.reload()
 
 
 @test("the chain of records tells the whole story: each trim's starting values, in order")
 def _():
     log = lib.history()
-    told = [lib.Starting(fields(record)[2]) for record in log.records if record.template == b"ima-buf"]
+    told = [lib.Starting(text.split("\n", 1)[1].encode()) for _, text in lib.events(log.records, "trim")]
     equal([starting.trims for starting in told][:1], [2], "the number of the first trim that was measured")
-    equal(sorted(starting.trims for starting in told), list(range(2, told[-1].trims + 1)), "trims that were measured")
+    numbers = [starting.trims for starting in told]
+    equal(numbers, sorted(numbers), "trims that were measured, in the order of their records")
+    # The kernel's own trim has a number, too, from the restore after it.
+    restored = {lib.Starting(text.split("\n", 1)[1].encode()).trims for _, text in lib.events(log.records, "restore")}
+    equal(set(range(2, int(lib.status()["trims"]) + 1)) - set(numbers) - restored, set(), "trims without a record")
     for starting in told:
         lib.account(log, starting)
 
@@ -175,6 +403,7 @@ def _():
 @test("evmctl: the records trimmed and those left, with those of the trims, match the TPM")
 def _():
     lib.measure()
+    lib.unload("ima_trim_test")
     equal(lib.evmctl(lib.history().records), 0, "exit status")
 
 

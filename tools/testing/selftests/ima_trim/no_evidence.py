@@ -17,7 +17,7 @@ def _():
         (record,) = audit.records("ima_trim")
     equal(record["cause"], "trim", "cause in the audit record")
     status = lib.status()
-    equal((status["measured"], status["evidence_failed"]), ("0", "0"), "measured and evidence_failed")
+    equal((status["evidence"], status["measured"], status["evidence_failed"]), ("none", "0", "0"), "evidence in status")
 
 
 lib.main()
