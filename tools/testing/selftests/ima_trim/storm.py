@@ -439,6 +439,7 @@ def load(counts):
     """Loads the module."""
     for _ in range(TRIES):
         parameters = random.choice(("guard=0", "guard=0 reclaim=flush", "guard=0 reclaim=compact", "guard=1"))
+        parameters += random.choice(("", " reader_wait_ms=0", " reader_wait_ms=10"))
         try:
             lib.load(parameters=parameters)
             return
@@ -608,4 +609,4 @@ def _():
     equal(lib.evmctl(lib.parse(lib.read(ARCHIVE))), 0, "exit status")
 
 
-lib.main(parameters="guard=0")
+lib.main(parameters="guard=0 reader_wait_ms=0")
