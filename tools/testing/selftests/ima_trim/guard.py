@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""The guard keeps other writers out; without it, who is the writer may trim."""
+"""The guard keeps writers out; without it, nobody may trim while there is one."""
 
 import os
-import resource
-import threading
 import time
 
 import ima_trim_lib as lib
@@ -81,122 +79,36 @@ def _():
     os.close(os.open(lib.ASCII, os.O_RDWR))
 
 
-@test("the writer trims while it keeps everybody else out")
-def _():
-    log, text = last()
-    fd = os.open(lib.BINARY, os.O_RDWR)
-    try:
-        records = lib.parse(lib.read_fd(fd))
-        equal(len(records), log.total - log.trimmed, "records that the writer reads")
-        before = int(lib.status()["records_trimmed"])
-        outcome = lib.request(text)
-        equal((outcome.error, outcome.result), (None, "trimmed"), "outcome")
-        equal(outcome.records, log.total - 1 - before, "records trimmed")
-        equal(lib.in_child(lib.outcome_of, os.open, lib.ASCII, os.O_RDONLY), "EBUSY", "error of another reader")
-        os.lseek(fd, 0, os.SEEK_SET)
-        equal(len(lib.parse(lib.read_fd(fd))), 1, "records left")
-        equal(set(lib.pairs(lib.read(lib.VERIFY)).values()) - {"0", "1"}, {"ok"}, "verify")
-    finally:
-        os.close(fd)
-    lib.invariant()
-
-
-@test("another process does not trim while there is a writer")
-def _():
-    _, text = last()
-    with lib.held_open(lib.BINARY, os.O_RDWR):
-        refused(text, "open for writing")
-
-
-@test("nor does the writer while its descriptor has a copy")
-def _():
-    log, text = last()
-    fd = os.open(lib.BINARY, os.O_RDWR)
-    copy = os.dup(fd)
-    try:
-        refused(text, "shares the descriptor")
-        os.close(copy)
-        equal(lib.request(text).error, None, "error without the copy")
-    finally:
-        os.close(fd)
-    equal(lib.history().trimmed, log.total - 1, "records trimmed")
-
-
-@test("nor while a child has it")
-def _():
-    log, text = last()
-    fd = os.open(lib.BINARY, os.O_RDWR)
-    wait, tell = os.pipe()
-    child = lib.Child(lambda: len(os.read(wait, 1)))
-    try:
-        refused(text, "shares the descriptor")
-        os.write(tell, b"x")
-        child.result()
-        equal(lib.request(text).error, None, "error without the child")
-    finally:
-        os.close(fd)
-        os.close(wait)
-        os.close(tell)
-    equal(lib.history().trimmed, log.total - 1, "records trimmed")
-
-
-@test("nor while another thread has all descriptors")
-def _():
-    log, text = last()
-    fd = os.open(lib.BINARY, os.O_RDWR)
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait)
-    thread.start()
-    try:
-        refused(text, "shares the descriptor")
-        done.set()
-        thread.join()
-        # The kernel may not be done with the thread yet.
-        while len(os.listdir("/proc/self/task")) > 1:
-            time.sleep(0.01)
-        equal(lib.request(text).error, None, "error without the thread")
-    finally:
-        done.set()
-        os.close(fd)
-    equal(lib.history().trimmed, log.total - 1, "records trimmed")
-
-
-@cases("the writer has had a descriptor of the number", [("1000: it trims", 1000, None), ("5000: refused", 5000, "EBUSY")])
-def _(number, error):
-    log, text = last()
-
-    # What the table of descriptors has room for, it keeps as long as the process lives.
-    def writer():
-        resource.setrlimit(resource.RLIMIT_NOFILE, (8192, 8192))
-        os.dup2(0, number)
-        os.close(number)
-        fd = os.open(lib.BINARY, os.O_RDWR)
-        try:
-            with lib.KernelLog() as kernel:
-                found = lib.request(text).error
-                if error:
-                    kernel.expect("more than 4096")
-            return found
-        finally:
-            os.close(fd)
-
-    equal(lib.Child(writer).result(), error, "error")
-    equal(lib.history().trimmed, log.trimmed if error else log.total - 1, "records trimmed")
-
-
-@cases("two descriptors of the writer are as good as one", [
-    ("both for writing", os.O_WRONLY), ("one for reading and writing", os.O_RDWR),
-])
+@cases("EBUSY while a process has a list open for writing, be it the one that asks", [
+    (name, flags) for name, flags in (("for writing", os.O_WRONLY), ("for reading and writing", os.O_RDWR))])
 def _(flags):
     log, text = last()
-    first = os.open(lib.BINARY, os.O_RDWR)
-    second = os.open(lib.ASCII, flags)
+    with lib.held_open(lib.BINARY, flags):
+        refused(text, "open for writing")
+        refused(text + " dry-run", "open for writing")
+    fd = os.open(lib.ASCII, flags)
     try:
-        equal(lib.request(text).error, None, "error")
+        refused(text, "open for writing")
+        refused(text + " dry-run", "open for writing")
+        equal(lib.restore(lib.read(lib.STARTING_PCRS))[0], "EBUSY", "error of a restore")
+        equal(lib.outcome_of(lib.read, lib.VERIFY), "EBUSY", "error of reading verify")
+        lib.read(lib.STATUS)
     finally:
-        os.close(second)
-        os.close(first)
-    equal(lib.history().trimmed, log.total - 1, "records trimmed")
+        os.close(fd)
+    lib.trim(text, log.total - 1)
+
+
+@test("it is refused at once, as a writer is not waited for")
+def _():
+    _, text = last()
+    fd = os.open(lib.BINARY, os.O_WRONLY)
+    began = time.monotonic()
+    try:
+        refused(text, "open for writing")
+    finally:
+        os.close(fd)
+    took = time.monotonic() - began
+    check(took < 0.5, f"it took {took:.3f} s")
 
 
 @test("after all that nobody is left counted, and the guard is taken again")
