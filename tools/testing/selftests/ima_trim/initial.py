@@ -9,7 +9,7 @@ from ima_trim_lib import cases, check, equal, test
 
 KEYS = [
     "version", "banks", "base", "records", "records_trimmed", "violations_trimmed", "trims", "foreign_records",
-    "guard", "hold_ns_last", "hold_ns_max", "bytes_freed", "measured", "evidence_failed",
+    "guard", "hold_ns_last", "hold_ns_max", "bytes_freed", "measured", "evidence_failed", "instance", "evidence", "signatures",
 ]
 
 
@@ -76,12 +76,14 @@ def _():
 @test("status gives the state before any trim")
 def _():
     status = lib.status()
-    equal(status["version"], "1", "version")
+    equal(status["version"], "2", "version")
     equal(status["base"], "verified", "base")
     equal(set(status["banks"].split(",")), set(lib.banks()), "banks")
     equal(int(status["records"]), lib.count(), "records")
     equal(status["guard"], "on", "guard")
-    for key in KEYS[4:]:
+    equal((status["evidence"], status["signatures"]), ("none", "off"), "evidence and signatures, without a rule")
+    check(lib.re.fullmatch("[0-9a-f]{32}", status["instance"]), f"instance={status['instance']}")
+    for key in KEYS[4:-3]:
         if key != "guard":
             equal(status[key], "0", key)
 
