@@ -88,6 +88,40 @@ def _():
     lib.trim(f"{history.tokens(at + 1)} {zeros} {ones}", at + 1)
 
 
+def quoted(last):
+    """The values that the TPM has of PCRs 0 to that one and of IMA's own, as an agent has them quoted, and of the others those
+    that are not at their reset value."""
+    values = {pcr: lib.tpm_value("sha256", pcr) for pcr in range(last + 1)}
+    moved = [pcr for pcr, value in values.items() if any(value) and pcr < lib.MEASURE_PCR]
+    return values, moved
+
+
+@test("PCRs that no record extends may be named as an agent has them quoted, if they are at their starting value")
+def _():
+    history, at = lib.clear()
+    measure(10, 10)
+    values, moved = quoted(lib.MEASURE_PCR)
+    lib.ksft.print_msg(f"PCRs that something else has extended: {moved}")
+    text = " ".join(f"sha256:{pcr}={value.hex()}" for pcr, value in values.items() if pcr not in moved)
+    check(text.count("=") > 1, "all PCRs were extended by something else")
+    lib.trim(text, at + 2)
+
+
+@test("a PCR that no record and something else extends: EUCLEAN, and the log says to leave it out")
+def _():
+    history, at = lib.clear()
+    measure(10, 10)
+    for bank in lib.banks():
+        lib.tpm_extend(9, bank)
+    _, moved = quoted(lib.MEASURE_PCR)
+    for pcr in moved:
+        lib.refuse(f"{history.tokens(at + 2)} sha256:{pcr}={lib.tpm_value('sha256', pcr).hex()}", "EUCLEAN",
+                   rf"no record.* extends PCR {pcr}\b.*leave")
+        lib.refuse(f"{history.tokens(at + 2)} sha256:{pcr}={'00' * 32}", "EUCLEAN", rf"PCR {pcr}\b.*leave")
+    check(9 in moved, f"PCR 9 is not among {moved}")
+    lib.trim(history.tokens(at + 2), at + 2)
+
+
 @test("starting_pcrs lists the PCRs that trimmed records extended, in order")
 def _():
     lib.clear()
