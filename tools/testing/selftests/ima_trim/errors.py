@@ -7,6 +7,7 @@ from ima_trim_lib import cases, test
 
 VALUE = "5a" * 32
 TOKEN = f"sha256:10={VALUE}"
+INSTANCE = "5a" * 16
 
 MALFORMED = [
     ("nothing but blanks", b" \t\n \n"),
@@ -28,6 +29,14 @@ MALFORMED = [
     ("violations= in hexadecimal", f"{TOKEN} violations=0x1"),
     ("violations= of more than 64 bits", f"{TOKEN} violations=18446744073709551616"),
     ("violations= with a blank before the number", f"{TOKEN} violations= 1"),
+    ("instance= twice", f"{TOKEN} instance={INSTANCE} instance={INSTANCE}"),
+    ("instance= twice, with different ones", f"{TOKEN} instance={INSTANCE} instance={'11' * 16}"),
+    ("instance= without one", f"{TOKEN} instance="),
+    ("instance= that is one digit short", f"{TOKEN} instance={INSTANCE[1:]}"),
+    ("instance= that is one byte short", f"{TOKEN} instance={INSTANCE[2:]}"),
+    ("instance= that is one byte long", f"{TOKEN} instance={INSTANCE}00"),
+    ("instance= with a digit that is none", f"{TOKEN} instance={INSTANCE[:-1]}g"),
+    ("instance= alone", f"instance={INSTANCE}"),
     ("an algorithm that is not known", f"sha257:10={VALUE}"),
     ("an algorithm in capitals", f"SHA256:10={VALUE}"),
     ("an empty algorithm", f":10={VALUE}"),
@@ -80,6 +89,23 @@ def _(text):
     value = history.value(history.total - 1, "sha256", 10).hex()
     text = text.encode() if isinstance(text, str) else text
     lib.refuse(text.replace(VALUE.encode(), value.encode()), "EINVAL")
+
+
+@test("another instance: EKEYREJECTED, before the list is looked at; this one is as none")
+def _():
+    lib.measure(3)
+    history = lib.history()
+    own = lib.status()["instance"]
+    violations = len(history.violations(history.trimmed, history.total - 1))
+    text = f"{history.tokens(history.total - 1)} violations={violations}"
+    other = ("0" if own[0] != "0" else "1") + own[1:]
+    for request in (text, text + " dry-run", TOKEN, history.tokens(history.trimmed)):
+        lib.refuse(f"{request} instance={other}", "EKEYREJECTED", "ima_trim: .*instance=")
+    lib.refuse(f"{TOKEN} instance={own}", "ENOENT")
+    with lib.held_open(lib.BINARY, lib.os.O_RDONLY):
+        lib.refuse(f"{text} instance={other}", "EKEYREJECTED")
+    lib.refuse(f"{text} please instance={other}", "EINVAL")
+    lib.trim(f"instance={own} {text}", history.total - 1)
 
 
 @test("what is refused is named in the log, and what is not printable there is escaped")
