@@ -14,7 +14,7 @@ import re
 import ima_trim_lib as lib
 from ima_trim_lib import cases, check, equal, test
 
-lib.POLICY += "measure func=CRITICAL_DATA label=ima_trim\n"
+lib.POLICY += lib.EVIDENCE_RULE
 
 FAILSLAB = "/sys/kernel/debug/failslab"
 # More allocations than this are not made by any call here. Loading makes the most.
@@ -173,11 +173,88 @@ def _(times):
     lib.invariant()
 
 
-@test("a trim whose evidence could not be left is counted as such")
+def fail(times):
+    """Lets that many allocations fail, of those that faults_below() has named, whichever task makes them; all with -1."""
+    for name, value in (("task-filter", "N"), ("interval", "1"), ("space", "0"), ("times", str(times or 1)),
+                        ("probability", "100" if times else "0")):
+        lib.write(f"{FAILSLAB}/{name}", value)
+
+
+class Failing:
+    """As long as it lasts allocations fail below a function of the kernel, or of the module."""
+
+    def __init__(self, times, *code):
+        self.times, self.code = times, code
+
+    def __enter__(self):
+        faults_below(*self.code)
+        fail(self.times)
+
+    def __exit__(self, *_):
+        fail(0)
+        faults_of_module()
+
+
+def values():
+    """What a trim that is refused must not change."""
+    return lib.read(lib.STARTING_PCRS), lib.read(lib.VIOLATIONS), lib.read(lib.BINARY), lib.status()["trims"]
+
+
+@test("a trim that IMA has no memory to measure: ENOMEM, nothing is changed, it is counted, and the log says so")
 def _():
-    status = lib.status()
-    check(int(status["evidence_failed"]) > 0, f"evidence_failed={status['evidence_failed']} after all that")
-    check(int(status["measured"]) > 0, f"measured={status['measured']}")
+    _, text = fill()
+    before, status = values(), lib.status()
+    # A thread of the kernel has it measured.
+    with lib.KernelLog() as kernel:
+        with Failing(1, *function_range("process_buffer_measurement")):
+            outcome = lib.request(text)
+        equal((outcome.error, outcome.fields["errno"]), ("ENOMEM", "ENOMEM"), f"outcome {outcome}")
+        kernel.expect("ima_trim: .*measure.*trim.*ENOMEM|ima_trim: .*trim.*measure")
+    equal(values(), before, "starting_pcrs, violations, the list, and trims")
+    now = lib.status()
+    equal((int(now["evidence_failed"]), now["measured"]), (int(status["evidence_failed"]) + 1, status["measured"]), "evidence")
+    lib.invariant()
+    lib.trim(text)
+    equal(lib.status()["evidence"], "measured", "evidence=")
+
+
+@test("a restore that IMA has no memory to measure: ENOMEM, and nothing is changed")
+def _():
+    text = lib.read(lib.STARTING_PCRS)
+    lib.unload()
+    lib.load()
+    faults_of_module()
+    before = lib.snapshot()
+    with Failing(1, *function_range("process_buffer_measurement")):
+        equal(lib.restore(text)[0], "ENOMEM", "error")
+    after = lib.snapshot()
+    for each in (before, after):
+        each.pop(lib.STATUS)
+    equal(after, before, "what can be seen")
+    equal(lib.status()["base"], "unknown", "base")
+    equal(lib.restore(text)[0], None, "error of the same again")
+    lib.invariant()
+
+
+@cases("a trim whose thread has no memory, the allocation failing after so many bytes", [
+    (f"from {begin} on", begin) for begin in range(0, 4096, 512)])
+def _(begin):
+    log, found = lib.history(), {}
+    for space in range(begin, begin + 512, 64):
+        _, text = fill()
+        log = lib.history()
+        gone, before = log.trimmed, lib.read(lib.STARTING_PCRS)
+        fields = re.search(r"^ima_trim (\d+) .* (0x[0-9a-f]+)", lib.read("/proc/modules").decode(), re.M)
+        with Failing(1, int(fields[2], 16), int(fields[2], 16) + int(fields[1])):
+            lib.write(f"{FAILSLAB}/space", str(space))
+            outcome = lib.Outcome(*lib.write_and_read(lib.TRIM, f"{text} keep"))
+        lib.read(lib.STATUS)
+        found[outcome.error] = found.get(outcome.error, 0) + 1
+        check(outcome.error in (None, "ENOMEM"), f"outcome {outcome}")
+        if outcome.error:
+            equal((lib.look()[0].records, lib.read(lib.STARTING_PCRS)), (gone, before), "records trimmed, starting_pcrs")
+        lib.invariant()
+    lib.ksft.print_msg(f"{found}")
 
 
 @cases("reading", [(name, path) for name, path in (
@@ -234,6 +311,27 @@ def _():
     each_fault(lambda: (), lib.load, nothing, complete)
     lib.load()
     equal(lib.restore(text)[0], None, "error of restoring")
+    faults_of_module()
+
+
+@test("unloading tells every line of the starting values, though every allocation fails")
+def _():
+    text = lib.read(lib.STARTING_PCRS)
+    fields = re.search(r"^ima_trim (\d+) .* (0x[0-9a-f]+)", lib.read("/proc/modules").decode(), re.M)
+    faults_below(int(fields[2], 16), int(fields[2], 16) + int(fields[1]))
+    with lib.KernelLog() as kernel:
+        fail(-1)
+        try:
+            # It could not have been read now.
+            equal(lib.outcome_of(lib.read, lib.STARTING_PCRS), "ENOMEM", "error of reading starting_pcrs")
+            lib.unload()
+        finally:
+            fail(0)
+        said = kernel.text()
+    for line in text.decode().splitlines():
+        check(re.search(re.escape(line) + "$", said, re.M), f"not logged: {line}")
+    lib.load()
+    equal(lib.restore(text)[0], None, "error of the restore")
     faults_of_module()
 
 
