@@ -788,8 +788,10 @@ def _():
     lib.measure(pcr=13)
     lib.measure()
     log.sync()
-    lib.read(lib.VERIFY)
-    equal(lib.status()["base"], "unverified", "base with a record of PCR 13")
+    # Nobody has looked at it since.
+    equal(lib.status()["base"], "verified", "base with a record of PCR 13, as of the last look")
+    equal(lib.request(log.tokens(log.total, pcrs=[10])).error, "EUCLEAN", "error of the first request")
+    equal(lib.status()["base"], "unverified", "base after it")
     lib.refuse(log.tokens(log.total, pcrs=[10]), "EUCLEAN", r"PCR 13\b.*not verified")
 
 
