@@ -26,7 +26,7 @@ lib.POLICY += lib.EVIDENCE_RULE + "measure func=CRITICAL_DATA label=ima_trim_tes
 MANY = 2500
 # How long a call has been under way at most when something happens to its process, and for how long that lasts, in seconds.
 LATER = 0.04
-HOLD = 1.5
+HOLD = 1
 # How long a slow TPM takes for a command, in ms.
 SLOW = 150
 
