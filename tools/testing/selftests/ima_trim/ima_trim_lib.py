@@ -720,6 +720,22 @@ class KernelLog:
         return text
 
 
+def logged(function, pattern):
+    """What a function returns that the log has to say something of this form of.
+
+    How often it tells of a list that is busy is limited: if it says nothing the function is called once more, later.
+    """
+    for last in (False, True):
+        with KernelLog() as kernel:
+            value = function()
+            text = kernel.text()
+        if re.search(pattern, text):
+            return value
+        check(not last, f"the kernel logged nothing like {pattern!r} but: {text!r}")
+        time.sleep(6)
+    return None
+
+
 class AuditLog(KernelLog):
     """What the kernel audits from now on. Without a daemon that takes them, it logs the records."""
 
@@ -791,10 +807,7 @@ def unchanged(before, what):
 def refuse(text, error, log=None):
     """Checks that a request is refused with this error, that the reply says so and that nothing changes."""
     before = snapshot()
-    with KernelLog() as kernel:
-        outcome = request(text)
-        if log:
-            kernel.expect(log)
+    outcome = logged(lambda: request(text), log) if log else request(text)
     equal(outcome.error, error, f"error of the write (reply {outcome.text!r})")
     equal(outcome.result, "refused", "result")
     equal(outcome.fields.get("errno"), error, "errno in the reply")

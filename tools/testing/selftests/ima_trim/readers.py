@@ -26,9 +26,8 @@ def matching():
 def busy(text, path, flags, message):
     """Checks that a request is refused with EBUSY while a file is open, and that the log says why."""
     before = lib.snapshot()
-    with lib.held_open(path, flags), lib.KernelLog() as log:
-        outcome = lib.request(text)
-        log.expect(message)
+    with lib.held_open(path, flags):
+        outcome = lib.logged(lambda: lib.request(text), message)
     equal((outcome.error, outcome.result, outcome.fields.get("errno")), ("EBUSY", "refused", "EBUSY"), "outcome")
     lib.unchanged(before, "a refused request")
 
