@@ -72,7 +72,7 @@ def _():
         for path in (lib.STATUS, lib.STARTING_PCRS, lib.VIOLATIONS, lib.TRIM):
             lib.read(path)
         equal(lib.outcome_of(lib.read, lib.VERIFY), "EUCLEAN", "error of reading verify")
-        check("somebody else" not in log.text(), "said again")
+        check("ima_trim: somebody else" not in log.text(), "said again")
         lib.write(lib.ASCII, "1\n")
         lib.read(lib.STATUS)
         log.expect("somebody else removed")
