@@ -17,7 +17,7 @@ MANY = 2000
 HOLD = "/sys/module/ima_trim_test/parameters/reboot"
 # For how many seconds the reboot is held up at most, and when the tests have ended: their results leave the guest then.
 LONG, REST = 90, 10
-SUSPENDED = "ima_trim: refused: IMA has suspended measuring"
+SUSPENDED = "refused: IMA has suspended measuring"
 # Values that no record has.
 NOWHERE = "sha256:10=" + "5a" * 32
 # The requests, with the error of each before IMA suspends measuring, and after.
