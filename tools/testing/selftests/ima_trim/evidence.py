@@ -313,6 +313,34 @@ def _():
     lib.invariant()
 
 
+@test("each trim is found to be measured, though others append as fast as IMA can")
+def _():
+    drain()
+    asked, ask = os.pipe()
+
+    def appender():
+        appended = 0
+        while not lib.select.select([asked], [], [], 0)[0]:
+            lib.measure(3)
+            appended += 3
+        return appended
+
+    measured, failed = counts()
+    children = [lib.Child(appender) for _ in range(2)]
+    trims = 0
+    try:
+        while trims < lib.tries(120):
+            log = lib.history()
+            trims += lib.request(tokens(log, log.total)).result == "trimmed"
+    finally:
+        os.write(ask, b"xx")
+        appended = sum(child.result() for child in children)
+    lib.ksft.print_msg(f"{trims} trims, {appended} records appended meanwhile")
+    equal(counts(), (measured + trims, failed), "measured= and evidence_failed=")
+    lib.history()
+    lib.invariant()
+
+
 # Loading, restoring, and what others do -------------------------------------------------------------------------------
 
 @test("a load is measured before anything else can be done, with what IMA itself counts")
