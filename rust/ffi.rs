@@ -54,6 +54,7 @@ unsafe extern "C" {
     pub(super) fn ima_trim_exported_data() -> *const c_void;
 
     pub(super) safe fn ima_trim_fatal_signal_pending() -> bool;
+    pub(super) safe fn ima_trim_freezing() -> bool;
     pub(super) safe fn ima_trim_cond_resched();
     pub(super) safe fn ima_trim_may_log() -> bool;
     pub(super) safe fn ima_trim_zalloc(size: usize) -> *mut c_void;

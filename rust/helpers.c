@@ -7,6 +7,7 @@
 #include <linux/atomic.h>
 #include <linux/audit.h>
 #include <linux/err.h>
+#include <linux/freezer.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
 #include <linux/kallsyms.h>
@@ -93,6 +94,12 @@ bool ima_trim_fatal_signal_pending(void)
 	return fatal_signal_pending(current);
 }
 
+/* Whether the system is about to be suspended, and waits for this task to be frozen. */
+bool ima_trim_freezing(void)
+{
+	return freezing(current);
+}
+
 void ima_trim_cond_resched(void)
 {
 	cond_resched();
@@ -176,10 +183,13 @@ int ima_trim_audit(const char *cause, u64 records, u64 violations,
 	return 0;
 }
 
-/* Not bound to a processor: the TPM may take long. Frozen before devices are suspended. */
+/*
+ * One after the other: events are measured in the order in which they happen. Frozen before devices
+ * are suspended.
+ */
 struct workqueue_struct *ima_trim_workqueue(void)
 {
-	return alloc_workqueue("ima_trim", WQ_UNBOUND | WQ_FREEZABLE, 0);
+	return alloc_ordered_workqueue("ima_trim", WQ_FREEZABLE);
 }
 
 /* @data ends with a NUL that @len does not count: IMA takes it for a name, too. */

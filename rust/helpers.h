@@ -29,6 +29,7 @@ int ima_trim_data_symbol(const char *name, unsigned long *address);
 const void *ima_trim_exported_data(void);
 
 bool ima_trim_fatal_signal_pending(void);
+bool ima_trim_freezing(void);
 void ima_trim_cond_resched(void);
 bool ima_trim_may_log(void);
 void *ima_trim_zalloc(size_t size);

@@ -17,13 +17,7 @@
 //! Not supported: subdirectories, symbolic links, `mmap(2)`, `splice(2)`.
 
 use super::ffi;
-use crate::{
-    text::Text,
-    turn::{
-        Interrupted,
-        Turn, //
-    },
-};
+use crate::{text::Text, turn::Turn};
 use core::{
     marker::PhantomData,
     ptr::NonNull, //
@@ -75,13 +69,13 @@ pub(crate) trait Files: Send + Sync + 'static {
     type File: Copy + Send + Sync + 'static;
 
     /// Writes the text of a file, as it is now.
-    fn show(this: &Arc<Self>, file: Self::File, text: &mut Text) -> Result;
+    fn show(self: &Arc<Self>, file: Self::File, text: &mut Text) -> Result;
 
     /// Carries out a request, or refuses one that could not be read: `E2BIG` if it is too long,
     /// `EINVAL` if it is not the whole of one write. Writes what can be read back on the same
     /// descriptor to `reply`, whatever the result is.
     fn store(
-        this: &Arc<Self>,
+        self: &Arc<Self>,
         file: Self::File,
         request: Result<&[u8]>,
         reply: &mut Text,
@@ -148,8 +142,7 @@ struct Made<T: Files> {
 #[pin_data]
 struct Descriptor {
     /// One read or write at a time. A request may take long, and whoever waits for it can be killed.
-    #[pin]
-    turn: Turn,
+    turn: Arc<Turn>,
     /// What is read. Whoever has the turn is the only one to lock it.
     #[pin]
     reading: Mutex<Reading>,
@@ -163,14 +156,6 @@ struct Reading {
     text: Option<Text>,
     /// Whether it is the reply to a request.
     reply: bool,
-}
-
-/// A call that waited for another one on the same descriptor, and has done nothing yet, can be made
-/// again.
-impl From<Interrupted> for Error {
-    fn from(_: Interrupted) -> Self {
-        ERESTARTSYS
-    }
 }
 
 /// A directory with its files.
@@ -430,9 +415,9 @@ impl<T: Files> Operations<T> {
                 _ => None,
             };
 
-            let descriptor = KBox::pin_init(
-                pin_init!(Descriptor {
-                    turn <- Turn::new(),
+            let descriptor = KBox::try_pin_init(
+                try_pin_init!(Descriptor {
+                    turn: Turn::new()?,
                     reading <- new_mutex!(
                         Reading {
                             text: None,
@@ -496,7 +481,7 @@ impl<T: Files> Operations<T> {
             if !reading.reply && (*position == 0 || reading.text.is_none()) {
                 let mut text = Text::new();
 
-                T::show(&entry.files, entry.file, &mut text)?;
+                entry.files.show(entry.file, &mut text)?;
                 reading.text = Some(text);
             }
             let text = reading.text.as_ref().map_or(&[][..], Text::as_bytes);
@@ -558,12 +543,9 @@ impl<T: Files> Operations<T> {
 
             reading.reply = true;
             // The position stays, so that the next read gives the reply from its beginning.
-            T::store(
-                &entry.files,
-                entry.file,
-                request,
-                reading.text.insert(Text::new()),
-            )?;
+            entry
+                .files
+                .store(entry.file, request, reading.text.insert(Text::new()))?;
             Ok(count)
         })
     }

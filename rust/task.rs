@@ -3,20 +3,35 @@
 //! The current task: what it owes the rest of the system.
 
 use super::ffi;
+use kernel::prelude::*;
 
-/// A fatal signal is pending: the task is to give up what it does and end.
-pub(crate) struct FatalSignal;
+/// A signal has ended a wait, or the task is to give up what it does, as it was killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Interrupted;
+
+/// What has changed nothing can be called again.
+impl From<Interrupted> for Error {
+    fn from(_: Interrupted) -> Self {
+        ERESTARTSYS
+    }
+}
 
 /// Lets others run, and says whether the current task was killed.
 ///
 /// Sleeps; no lock may be held but mutexes that nothing else waits for long.
-pub(crate) fn checkpoint() -> Result<(), FatalSignal> {
+pub(crate) fn checkpoint() -> Result<(), Interrupted> {
     cond_resched();
     if ffi::ima_trim_fatal_signal_pending() {
-        Err(FatalSignal)
+        Err(Interrupted)
     } else {
         Ok(())
     }
+}
+
+/// Whether the system is about to be suspended, and waits for the current task. Its call can be made
+/// again when it has resumed.
+pub(crate) fn is_freezing() -> bool {
+    ffi::ima_trim_freezing()
 }
 
 /// Whether a line may be logged that whoever may read a file can cause: not too often.

@@ -115,11 +115,9 @@ pub(crate) struct Queue(Arc<Shared>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallError {
     /// The caller was killed. The work goes on.
-    Killed,
-    /// There is no memory for it, and it was not begun.
-    NoMemory,
-    /// The queue is gone: the module is about to be unloaded.
-    Gone,
+    Interrupted,
+    /// The work was not begun, for lack of memory.
+    NotBegun,
 }
 
 impl Queue {
@@ -146,8 +144,8 @@ impl Queue {
         R: Send + Unpin + 'static,
         F: FnOnce(&KernelThread) -> R + Send + Unpin + 'static,
     {
-        let item = Item::new().map_err(|AllocError| CallError::NoMemory)?;
-        let answer = Arc::pin_init(Answer::new(), GFP_KERNEL).map_err(|_| CallError::NoMemory)?;
+        let item = Item::new().map_err(|AllocError| CallError::NotBegun)?;
+        let answer = Arc::pin_init(Answer::new(), GFP_KERNEL).map_err(|_| CallError::NotBegun)?;
         let answered = answer.clone();
 
         let begun = self.begin(item, move |thread: &KernelThread| {
@@ -157,11 +155,11 @@ impl Queue {
             answered.finish();
         });
         if !begun {
-            return Err(CallError::Gone);
+            return Err(CallError::NotBegun);
         }
         answer.wait()?;
         let given = answer.given.lock().take();
-        given.ok_or(CallError::Gone)
+        given.ok_or(CallError::NotBegun)
     }
 }
 
@@ -243,7 +241,7 @@ impl<R> Answer<R> {
         // SAFETY: As above.
         match unsafe { bindings::wait_for_completion_killable(self.finished.get()) } {
             0 => Ok(()),
-            _ => Err(CallError::Killed),
+            _ => Err(CallError::Interrupted),
         }
     }
 }

@@ -116,11 +116,11 @@ impl Exclusive<'_, '_> {
     // All that is done in the hold is in one function and a few cache lines: it comes after a long
     // walk, of which all is cold, and calls would make the hold longer by half.
     #[inline(never)]
-    pub(crate) fn cut(&mut self, position: Position) -> Result<(Cut, u64), Busy> {
+    pub(crate) fn cut(&mut self, position: &Position) -> Result<(Cut, u64), Busy> {
         let ima = self.measure.ima;
         let list = ima.lock_list();
         let since = Instant::now();
-        let Ends { first, rest, left } = ends(&list, &position)?;
+        let Ends { first, rest, left } = ends(&list, position)?;
         let head = ima.symbols.ima_measurements.as_ptr();
 
         // As `__list_cut_position()` (`include/linux/list.h`) with nothing kept of the head.

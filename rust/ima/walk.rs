@@ -16,7 +16,7 @@ use crate::{
     },
     rust::task::{
         self,
-        FatalSignal, //
+        Interrupted, //
     },
 };
 use core::iter::from_fn;
@@ -137,10 +137,10 @@ impl<'h> Walk<'h> {
 
 impl<'h> Records for Walk<'h> {
     type Record = ListRecord<'h>;
-    type Error = FatalSignal;
+    type Error = Interrupted;
 
     /// Sleeps.
-    fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, FatalSignal> {
+    fn piece(&mut self, step: impl FnMut(&ListRecord<'h>) -> bool) -> Result<Piece, Interrupted> {
         task::checkpoint()?;
 
         let Ok(piece) = from_fn(|| self.next()).piece(step);

@@ -23,6 +23,7 @@ use kernel::{
 
 /// The starting PCR values, and how many records and violations they stand for. What `starting_pcrs`
 /// says.
+#[derive(PartialEq)]
 pub(crate) struct Account {
     /// The starting PCR values.
     values: Values,
@@ -40,6 +41,15 @@ impl Account {
             pcrs: [machine.measure_pcr].into_iter().collect(),
             totals: Totals::default(),
         })
+    }
+
+    /// An account that is stated: these values, of these PCRs, and counts.
+    pub(crate) fn stated(values: Values, pcrs: PcrSet, totals: Totals) -> Self {
+        Self {
+            values,
+            pcrs,
+            totals,
+        }
     }
 
     /// The starting PCR values.
@@ -81,26 +91,6 @@ impl Account {
                 trims: trims.saturating_add(1),
             },
         }
-    }
-
-    /// What it will be when these values, of these PCRs, and counts are taken over.
-    pub(crate) fn after_restore(&self, values: Values, pcrs: PcrSet, totals: Totals) -> Self {
-        Self {
-            values,
-            pcrs: self.pcrs.union(pcrs),
-            totals,
-        }
-    }
-
-    /// Whether it says the same as another.
-    pub(crate) fn says_as(&self, other: &Self, machine: &Machine) -> bool {
-        self.pcrs == other.pcrs
-            && self.totals == other.totals
-            && machine.banks.iter().all(|(bank, _)| {
-                self.pcrs
-                    .iter()
-                    .all(|pcr| self.values.get(bank, pcr) == other.values.get(bank, pcr))
-            })
     }
 
     /// Writes the text of `starting_pcrs`.

@@ -10,8 +10,10 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    account::Account,
     bank::Pcr,
     errno::Errno,
+    ledger::removed,
     machine::Machine,
     refusal::Refusal,
     report::{
@@ -23,6 +25,7 @@ use crate::{
             self,
             Offered, //
         },
+        ima::Busy,
         workqueue::{
             Item,
             KernelThread, //
@@ -31,7 +34,10 @@ use crate::{
     text::Text,
     trimmer::Trimmer,
 };
-use core::fmt::Write;
+use core::fmt::{
+    self,
+    Write, //
+};
 use kernel::{
     new_mutex,
     prelude::*,
@@ -48,24 +54,24 @@ pub(crate) struct Tally {
     pub(crate) measured: u64,
     /// Times that an audit record or a measurement failed.
     pub(crate) failed: u64,
-    /// Whether the last event that was offered to IMA is measured.
+    /// Whether the last event is measured.
     pub(crate) last: bool,
 }
 
 /// What the module keeps of its evidence.
 #[pin_data]
 pub(crate) struct Evidence {
-    /// Never held together with another lock.
+    /// The innermost lock.
     #[pin]
     kept: Mutex<Kept>,
 }
 
 struct Kept {
     tally: Tally,
-    /// What is to be measured of the load, as long as it is not.
+    /// The announcement of the load, until it is measured.
     load: Option<Arc<Announcement>>,
-    /// Which ways not to be measured the log has told of.
-    told: [bool; Unmeasured::KINDS],
+    /// Which ways not to be measured were logged, by their number.
+    told: [bool; 3],
 }
 
 /// Why an event that IMA has taken is not measured.
@@ -75,31 +81,39 @@ enum Unmeasured {
     NoRule,
     /// The record is of another PCR.
     Pcr(i32),
-    /// The record is of another template.
+    /// There is no such record: it is of another template.
     Template,
 }
 
-impl Unmeasured {
-    const KINDS: usize = 3;
-
-    fn kind(self) -> usize {
+impl fmt::Display for Unmeasured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoRule => 0,
-            Self::Pcr(_) => 1,
-            Self::Template => 2,
+            Self::NoRule => f.write_str(
+                "no rule of the IMA policy measures it; add \"measure func=CRITICAL_DATA \
+                 label=ima_trim\"",
+            ),
+            Self::Pcr(pcr) => write!(
+                f,
+                "IMA measured it into PCR {pcr}, where it proves nothing; take pcr= out of the rule \
+                 for label=ima_trim"
+            ),
+            Self::Template => f.write_str(
+                "its record is not in the list as it should be, with its data; take template= out of \
+                 the rule for label=ima_trim",
+            ),
         }
     }
 }
 
 /// An event, with the text that is to be measured, and a NUL behind it.
-pub(crate) struct Announcement {
+struct Announcement {
     event: Event,
     text: Text,
 }
 
 impl Announcement {
     /// The announcement of an event. `rest` writes what follows the text of the event itself.
-    pub(crate) fn new(
+    fn new(
         trimmer: &Trimmer,
         event: Event,
         rest: impl FnOnce(&mut Text) -> core::fmt::Result,
@@ -125,7 +139,7 @@ impl Evidence {
                 Kept {
                     tally: Tally::default(),
                     load: None,
-                    told: [false; Unmeasured::KINDS],
+                    told: [false; 3],
                 },
                 "ima_trim::Evidence"
             ),
@@ -146,174 +160,190 @@ impl Evidence {
 
     /// Notes that IMA has not taken an event.
     fn measuring_failed(&self) {
-        self.audit_failed();
-        self.kept.lock().tally.last = false;
+        let mut kept = self.kept.lock();
+
+        kept.tally.failed = kept.tally.failed.saturating_add(1);
+        kept.tally.last = false;
     }
 
-    /// Notes what became of an event that IMA has taken.
-    fn note(&self, announcement: &Announcement, result: Result<(), Unmeasured>) {
-        let event = announcement.event.as_str();
-        let (done, news) = {
-            let mut kept = self.kept.lock();
+    /// Notes that an event is measured.
+    fn measured(&self, event: &Event) {
+        let mut kept = self.kept.lock();
 
-            kept.tally.last = result.is_ok();
-            match result {
-                Ok(()) => {
-                    kept.tally.measured = kept.tally.measured.saturating_add(1);
-                    let done = match announcement.event {
-                        Event::Load { .. } => kept.load.take(),
-                        _ => None,
-                    };
-                    (done, None)
-                }
-                Err(why) => {
-                    let told = kept.told.get_mut(why.kind());
-                    let news = told.is_some_and(|told| !core::mem::replace(told, true));
-
-                    (None, news.then_some(why))
-                }
-            }
+        kept.tally.measured = kept.tally.measured.saturating_add(1);
+        kept.tally.last = true;
+        let done = match event {
+            Event::Load { .. } => kept.load.take(),
+            _ => None,
         };
-
+        drop(kept);
         drop(done);
-        match news {
-            None => {}
-            Some(Unmeasured::NoRule) => log_warn!(
-                "no rule of the IMA policy measures the event {}, nor others of the module: they \
-                 leave no evidence in the list; add \"measure func=CRITICAL_DATA label=ima_trim\"",
-                event
-            ),
-            Some(Unmeasured::Pcr(pcr)) => log_warn!(
-                "IMA measured the event {} into PCR {pcr}, where it is no evidence: take pcr= out of \
-                 the rule for label=ima_trim",
-                event
-            ),
-            Some(Unmeasured::Template) => log_warn!(
-                "IMA measured the event {} without its data, so that it is no evidence: take \
-                 template= out of the rule for label=ima_trim",
-                event
-            ),
+    }
+
+    /// Notes that IMA has taken an event, and that it is not measured.
+    fn unmeasured(&self, event: &Event, why: Unmeasured) {
+        let mut kept = self.kept.lock();
+        let kind = match why {
+            Unmeasured::NoRule => 0,
+            Unmeasured::Pcr(_) => 1,
+            Unmeasured::Template => 2,
+        };
+        let told = kept.told.get_mut(kind);
+        let news = told.is_some_and(|told| !core::mem::replace(told, true));
+
+        kept.tally.last = false;
+        drop(kept);
+        if news {
+            log_warn!(
+                "the event {} leaves no evidence in the measurement list: {why}",
+                event.as_str()
+            );
         }
     }
 }
 
 impl Trimmer {
-    /// Has IMA measure an announcement, and waits for it. If the task is killed meanwhile, IMA measures
-    /// it all the same.
+    /// Has IMA measure what is about to be done, after which the account will be this one, and waits
+    /// for it. If the task is killed meanwhile, IMA measures it all the same.
     ///
     /// An event that no rule measures, or that one measures in another way, is no error. No lock may be
     /// held that IMA takes.
     pub(crate) fn announce(
-        this: &Arc<Self>,
-        announcement: Arc<Announcement>,
+        self: &Arc<Self>,
+        event: Event,
+        account: &Account,
     ) -> Result<(), Refusal<'static>> {
-        let trimmer = this.clone();
-        let event = announcement.event.as_str();
+        let announcement =
+            Announcement::new(self, event, |text| account.show(text, &self.machine))?;
+        let trimmer = self.clone();
 
-        this.machine
-            .queue
-            .call(move |thread| trimmer.offer(thread, &announcement))?
-            .map_err(|errno| Refusal::Announcement { event, errno })
+        self.machine.queue.call(move |thread| {
+            // The rule for it may have come just now; it has to be the first.
+            trimmer.offer_load(thread)?;
+            trimmer.offer(thread, &announcement)
+        })?
     }
 
-    /// Announces that the module was loaded: now, and at the begin of each request until it is measured,
-    /// as the rule for it may come later.
-    pub(crate) fn announce_load(this: &Arc<Self>) -> Result<(), Refusal<'static>> {
-        let ima = &this.machine.ima;
+    /// Announces that the module was loaded.
+    pub(crate) fn announce_load(self: &Arc<Self>) -> Result<(), Refusal<'static>> {
+        let ima = &self.machine.ima;
         let counters = ima.counters();
         let load = Event::Load {
             guard: ima.is_guarded(),
-            kernel_deleted: crate::ledger::removed(&counters),
+            kernel_deleted: removed(&counters),
             kernel_violations: ima.violations(),
         };
-        let announcement = Announcement::new(this, load, |text| {
-            this.ledger
+        let announcement = Announcement::new(self, load, |text| {
+            self.ledger
                 .lock()
-                .show_starting(text, &this.machine, &counters)
+                .show_starting(text, &self.machine, &counters)
         })?;
 
-        this.evidence.kept.lock().load = Some(Arc::new(announcement, GFP_KERNEL)?);
-        Self::repeat_load(this)
+        self.evidence.kept.lock().load = Some(Arc::new(announcement, GFP_KERNEL)?);
+        self.repeat_load()
     }
 
-    /// Announces once more that the module was loaded, unless that is measured.
-    pub(crate) fn repeat_load(this: &Arc<Self>) -> Result<(), Refusal<'static>> {
-        let load = this.evidence.kept.lock().load.clone();
+    /// Announces once more that the module was loaded, unless that is measured: the rule for it may
+    /// come later than the module.
+    pub(crate) fn repeat_load(self: &Arc<Self>) -> Result<(), Refusal<'static>> {
+        let trimmer = self.clone();
 
-        match load {
-            Some(load) => Self::announce(this, load),
-            None => Ok(()),
+        if self.evidence.kept.lock().load.is_none() {
+            return Ok(());
         }
+        self.machine
+            .queue
+            .call(move |thread| trimmer.offer_load(thread))?
     }
 
     /// Tells that somebody else has removed records: in the log, and to IMA, for which this does not
-    /// wait.
-    pub(crate) fn tell_foreign(this: &Arc<Self>, kernel_deleted: u64, foreign_records: u64) {
+    /// wait. If that fails, it is told again the next time that somebody looks.
+    pub(crate) fn tell_foreign(self: &Arc<Self>, kernel_deleted: u64, foreign_records: u64) {
         log_foreign(foreign_records);
         let event = Event::Foreign {
             kernel_deleted,
             foreign_records,
         };
-        let begun = Announcement::new(this, event, |_| Ok(())).and_then(|announcement| {
-            let trimmer = this.clone();
+        let begin = || {
+            let announcement = Announcement::new(self, event, |_| Ok(()))?;
+            let item = Item::new()?;
+            let trimmer = self.clone();
 
-            let begun = this.machine.queue.begin(Item::new()?, move |thread| {
-                if let Err(errno) = trimmer.offer(thread, &announcement) {
-                    log_warn!("IMA did not measure that records were removed: {errno}");
+            let begun = self.machine.queue.begin(item, move |thread| {
+                let offered = trimmer
+                    .offer_load(thread)
+                    .and_then(|()| trimmer.offer(thread, &announcement));
+                if let Err(refusal) = offered {
+                    trimmer.foreign_untold(&refusal);
                 }
             });
-            begun.then_some(()).ok_or(Refusal::NoMemory)
-        });
+            begun.then_some(()).ok_or(Refusal::Interrupted)
+        };
 
-        if begun.is_err() {
-            this.evidence.measuring_failed();
-            log_warn!("no memory to have it measured that records were removed");
+        if let Err(refusal) = begin() {
+            self.evidence.measuring_failed();
+            self.foreign_untold(&refusal);
         }
     }
 
-    /// Has IMA measure an announcement, and looks for the record. `Stale` if measuring is suspended,
-    /// `NoMem`, `Io`: then there is none.
-    fn offer(&self, thread: &KernelThread, announcement: &Announcement) -> Result<(), Errno> {
+    /// Notes that IMA was not told that somebody else has removed records.
+    fn foreign_untold(&self, refusal: &Refusal<'_>) {
+        refusal.log_limited("telling IMA that records were removed");
+        self.ledger.lock().foreign_untold();
+    }
+
+    /// Has IMA measure the load, unless it is measured.
+    fn offer_load(&self, thread: &KernelThread) -> Result<(), Refusal<'static>> {
+        let load = self.evidence.kept.lock().load.clone();
+
+        load.map_or(Ok(()), |load| self.offer(thread, &load))
+    }
+
+    /// Has IMA measure an announcement, and looks for the record.
+    fn offer(
+        &self,
+        thread: &KernelThread,
+        announcement: &Announcement,
+    ) -> Result<(), Refusal<'static>> {
         let Machine {
             ima, measure_pcr, ..
         } = &*self.machine;
-        let event = announcement.event.name();
+        let Announcement { event, text } = announcement;
         let before = ima.counters().full;
         let offered =
-            evidence::measure(thread, event, announcement.text.as_bytes()).map_err(|error| {
+            evidence::measure(thread, event.name(), text.as_bytes()).map_err(|error| {
                 self.evidence.measuring_failed();
                 match error {
-                    ENODEV => Errno::Stale,
-                    ENOMEM => Errno::NoMem,
-                    _ => Errno::Io,
+                    ENODEV => Busy::Suspended.into(),
+                    ENOMEM => Refusal::Unannounced(event.as_str(), Errno::NoMem),
+                    _ => Refusal::Unannounced(event.as_str(), Errno::Io),
                 }
             })?;
         // A new record is among those that were added since; one that was known is somewhere.
         let since = match offered {
             Offered::NoRule => {
-                self.evidence.note(announcement, Err(Unmeasured::NoRule));
+                self.evidence.unmeasured(event, Unmeasured::NoRule);
                 return Ok(());
             }
             Offered::Taken => Some(before),
             Offered::Known => None,
         };
-        let found = ima.find_buffer(event.to_bytes(), announcement.data(), since);
 
-        self.evidence.note(
-            announcement,
-            match found {
-                Some(pcr) if Pcr::from_record(pcr) == Some(*measure_pcr) => Ok(()),
-                Some(pcr) => Err(Unmeasured::Pcr(pcr)),
-                None => Err(Unmeasured::Template),
-            },
-        );
+        match ima.find_buffer(event.name().to_bytes(), announcement.data(), since) {
+            Some(pcr) if Pcr::from_record(pcr) == Some(*measure_pcr) => {
+                self.evidence.measured(event);
+            }
+            Some(pcr) => self.evidence.unmeasured(event, Unmeasured::Pcr(pcr)),
+            None => self.evidence.unmeasured(event, Unmeasured::Template),
+        }
         Ok(())
     }
 }
 
 /// Tells the log that records are gone that the account does not have.
 pub(crate) fn log_foreign(records: u64) {
-    log_warn!(
+    log_limited!(
+        log_warn,
         "somebody else removed {records} records: the starting PCR values are unknown until they are \
          written to starting_pcrs, and nothing will be trimmed"
     );

@@ -52,28 +52,27 @@ impl Files for Trimmer {
     const MAX_REQUEST: usize = MAX_REQUEST;
     type File = File;
 
-    fn show(this: &Arc<Self>, file: File, text: &mut Text) -> Result {
+    fn show(self: &Arc<Self>, file: File, text: &mut Text) -> Result {
         let shown = match file {
-            File::Verify => {
-                Self::show_verify(this, text).inspect_err(|refusal| refusal.log_limited("verify"))
-            }
-            File::Status => this
+            File::Verify => self
+                .show_verify(text)
+                .inspect_err(|refusal| refusal.log_limited("verify")),
+            File::Status => self
                 .turn
                 .await_work()
                 .map_err(Refusal::from)
-                .and_then(|()| Self::show_ledger(this, file, text)),
-            File::Trim | File::StartingPcrs | File::Violations => {
-                Self::show_ledger(this, file, text)
-            }
+                .and_then(|()| self.show_ledger(file, text)),
+            File::Trim => self.show_outcome(text),
+            File::StartingPcrs | File::Violations => self.show_ledger(file, text),
         };
 
         shown.map_err(|refusal| error(refusal.errno()))
     }
 
-    fn store(this: &Arc<Self>, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
+    fn store(self: &Arc<Self>, file: File, request: Result<&[u8]>, reply: &mut Text) -> Result {
         match file {
             File::Trim => {
-                let outcome = Self::request(this, request);
+                let outcome = self.request(request);
 
                 // The outcome stands whether or not there is memory to tell it.
                 let _ = report::outcome(reply, &outcome);
@@ -83,9 +82,9 @@ impl Files for Trimmer {
                 }
             }
             File::StartingPcrs => {
-                let restored = Self::restore(this, request);
+                let restored = self.restore(request);
 
-                let _ = Self::show_ledger(this, file, reply);
+                let _ = self.show_ledger(file, reply);
                 restored.map_err(error)
             }
             File::Verify | File::Violations | File::Status => Err(error(Errno::Inval)),
@@ -95,41 +94,53 @@ impl Files for Trimmer {
 
 impl Trimmer {
     /// Writes what a file says that is of one moment: the ledger does not change meanwhile.
-    fn show_ledger(this: &Arc<Self>, file: File, text: &mut Text) -> Result<(), Refusal<'static>> {
-        let tally = this.evidence.tally();
+    fn show_ledger(self: &Arc<Self>, file: File, text: &mut Text) -> Result<(), Refusal<'static>> {
         let (shown, counters, foreign) = {
-            let mut ledger = this.ledger.lock();
-            let counters = this.machine.ima.counters();
-            let machine = &this.machine;
+            let mut ledger = self.ledger.lock();
+            let counters = self.machine.ima.counters();
+            let machine = &self.machine;
 
             let shown = match file {
-                File::Trim => ledger.show_outcome(text),
                 File::StartingPcrs => ledger.show_starting(text, machine, &counters),
                 File::Violations => ledger.violations.show(text),
-                File::Verify => Ok(()),
-                File::Status => ledger.show_status(text, machine, &counters, this.instance, tally),
+                File::Status => {
+                    let tally = self.evidence.tally();
+
+                    ledger.show_status(text, machine, &counters, self.instance, tally)
+                }
+                File::Trim | File::Verify => Ok(()),
             };
             (shown, counters, ledger.notice(&counters))
         };
 
         if let Some(foreign) = foreign {
-            Self::tell_foreign(this, removed(&counters), foreign);
+            self.tell_foreign(removed(&counters), foreign);
         }
         Ok(shown?)
     }
 
-    /// Writes the text of `verify`.
-    fn show_verify(this: &Arc<Self>, text: &mut Text) -> Result<(), Refusal<'static>> {
-        let _turn = this.turn.take()?;
-        let hold = this.machine.ima.hold()?;
+    /// Writes the last outcome, if there was any request.
+    fn show_outcome(&self, text: &mut Text) -> Result<(), Refusal<'static>> {
+        let outcome = *self.outcome.lock();
 
-        Self::refuse_foreign(this, &hold.counters())?;
-        let concerned = this.ledger.lock().concerned();
-        let verdict = Self::verify(this, &hold, concerned)?;
+        match outcome {
+            Some(outcome) => Ok(report::outcome(text, &outcome)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Writes the text of `verify`.
+    fn show_verify(self: &Arc<Self>, text: &mut Text) -> Result<(), Refusal<'static>> {
+        let _turn = self.turn.take()?;
+        let hold = self.machine.ima.hold()?;
+
+        self.refuse_foreign(&hold.counters())?;
+        let concerned = self.ledger.lock().concerned();
+        let verdict = self.judge(&hold, concerned)?;
 
         Ok(report::verify(
             text,
-            &this.machine.banks,
+            &self.machine.banks,
             verdict.pcrs,
             |bank, pcr| verdict.is_equal(bank, pcr),
             verdict.records,

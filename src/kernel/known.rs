@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the starting PCR values: of which PCRs they are a fact.
+//! What is known of the starting PCR values. They are *verified* if the replay from them has ended in
+//! the values that the TPM has.
 
 #![forbid(unsafe_code)]
 
@@ -15,7 +16,7 @@ use crate::{
 /// The verdicts on the starting PCR values.
 #[derive(Clone, Copy)]
 pub(crate) struct Known {
-    /// PCRs whose starting values are a fact, and that records extend.
+    /// PCRs whose starting values are verified, and that records extend.
     verified: PcrSet,
     /// PCRs whose starting values do not lead to what the TPM has.
     refuted: PcrSet,
@@ -33,7 +34,7 @@ impl Known {
         }
     }
 
-    /// Whether the starting values of this PCR are a fact.
+    /// Whether the starting values of this PCR are verified.
     pub(crate) fn is_verified(&self, pcr: Pcr) -> bool {
         self.verified.contains(pcr)
     }
@@ -43,23 +44,18 @@ impl Known {
         self.seen
     }
 
-    /// Of these PCRs, those of which it is not known whether their starting values are a fact.
+    /// Of these PCRs, those whose starting values are neither verified nor refuted.
     pub(crate) fn undecided(&self, pcrs: PcrSet) -> PcrSet {
         pcrs.without(self.verified).without(self.refuted)
     }
 
-    /// Of these PCRs, one whose starting values are not known to be a fact.
+    /// Of these PCRs, one whose starting values are not verified.
     pub(crate) fn unverified(&self, pcrs: PcrSet) -> Option<Pcr> {
         pcrs.without(self.verified).iter().next()
     }
 
-    /// Whether all starting values of PCRs that records extended are a fact.
-    pub(crate) fn is_whole(&self) -> bool {
-        self.unverified(self.seen).is_none()
-    }
-
-    /// Notes a verdict. Once records extend a PCR and it was verified, its starting values stay so:
-    /// they only change by a replay from them. Until then something else may extend it.
+    /// Notes a verdict. A verified starting value of a PCR that records extend stays verified: only a
+    /// replay from it changes it. A PCR that no record extends may be extended by something else.
     ///
     /// Gives the PCRs that were refuted just now.
     pub(crate) fn judge(&mut self, verdict: &Verdict) -> PcrSet {
@@ -67,7 +63,7 @@ impl Known {
 
         self.verified = self.verified.union(self.proved(verdict));
         self.refuted = self.refuted.union(verdict.refuted).without(self.verified);
-        self.seen = self.seen.union(verdict.seen);
+        self.seen = self.seen.union(verdict.extended);
         news
     }
 
@@ -75,10 +71,10 @@ impl Known {
     pub(crate) fn replace(&mut self, verdict: &Verdict) {
         self.verified = self.proved(verdict);
         self.refuted = PcrSet::new();
-        self.seen = self.seen.union(verdict.seen);
+        self.seen = self.seen.union(verdict.extended);
     }
 
-    /// The PCRs whose starting values a verdict has shown to be a fact for good.
+    /// The PCRs whose starting values a verdict has verified for good.
     fn proved(&self, verdict: &Verdict) -> PcrSet {
         verdict
             .verified

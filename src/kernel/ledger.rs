@@ -17,7 +17,6 @@ use crate::{
     report::{
         self,
         Base,
-        Outcome,
         Status, //
     },
     rust::ima::Counters,
@@ -41,22 +40,15 @@ pub(crate) struct Ledger {
     pub(crate) violations: KeptViolations,
     /// The records that this kernel removed and that are in the account.
     accounted: u64,
-    /// Of those that are not, how many were told of.
+    /// How many that others removed were told of.
     noticed: u64,
-    /// PCRs that prove nothing, and of which that was said.
+    /// PCRs that prove nothing and were warned of.
     warned: PcrSet,
-    /// Whether it was said of PCRs that no TPM has.
+    /// Whether records of PCRs that no TPM has were warned of.
     warned_unextended: bool,
     hold_ns_last: u64,
     hold_ns_max: u64,
     bytes_freed: u64,
-    outcome: Option<Outcome>,
-}
-
-/// What is to be dropped when no lock is held any more.
-pub(crate) struct Replaced {
-    _account: Account,
-    _violations: [KVVec<Violation>; 2],
 }
 
 impl Ledger {
@@ -73,7 +65,6 @@ impl Ledger {
             hold_ns_last: 0,
             hold_ns_max: 0,
             bytes_freed: 0,
-            outcome: None,
         })
     }
 
@@ -87,7 +78,7 @@ impl Ledger {
         removed(counters).saturating_sub(self.accounted)
     }
 
-    /// The same, if there are more than were noticed before. It is noticed with this.
+    /// Their number, if it has grown since the last call, which remembers it.
     pub(crate) fn notice(&mut self, counters: &Counters) -> Option<u64> {
         let foreign = self.foreign(counters);
 
@@ -95,6 +86,11 @@ impl Ledger {
             self.noticed = foreign;
             foreign
         })
+    }
+
+    /// Forgets the number, so that the next call notices again.
+    pub(crate) fn foreign_untold(&mut self) {
+        self.noticed = 0;
     }
 
     /// Whether the account is whole: nothing was removed by others, and the values of this PCR are
@@ -108,8 +104,9 @@ impl Ledger {
         self.account.pcrs().union(self.known.seen())
     }
 
-    /// Of these PCRs, those that prove nothing, and of which that was not said before. It is now.
-    pub(crate) fn unsafe_pcrs(&mut self, seen: PcrSet) -> PcrSet {
+    /// Those of these PCRs that prove nothing and were not warned of yet, and whether to warn of
+    /// `unextended` records that name a PCR that no TPM has. Remembers that these are warned of.
+    pub(crate) fn warn_of(&mut self, seen: PcrSet, unextended: u64) -> (PcrSet, bool) {
         let news: PcrSet = seen
             .without(self.warned)
             .iter()
@@ -117,58 +114,51 @@ impl Ledger {
             .collect();
 
         self.warned = self.warned.union(news);
-        news
-    }
-
-    /// Whether there are records of PCRs that no TPM has, which was not said before. It is now.
-    pub(crate) fn are_unextended(&mut self, unextended: u64) -> bool {
-        unextended != 0 && !core::mem::replace(&mut self.warned_unextended, true)
+        let unextended = unextended != 0 && !core::mem::replace(&mut self.warned_unextended, true);
+        (news, unextended)
     }
 
     /// How much is known of the starting values.
     pub(crate) fn base(&self, counters: &Counters) -> Base {
         if self.foreign(counters) != 0 {
             Base::Unknown
-        } else if self.known.is_whole() {
+        } else if self.known.unverified(self.known.seen()).is_none() {
             Base::Verified
         } else {
             Base::Unverified
         }
     }
 
-    /// Takes over the account of a restore. Does not allocate.
+    /// Takes over the account of a restore. Does not allocate. What is returned is to be dropped when no
+    /// lock is held.
     pub(crate) fn restore(
         &mut self,
         account: Account,
         verdict: &Verdict,
         counters: &Counters,
-    ) -> Replaced {
+    ) -> Account {
         self.violations.set_total(account.totals().violations);
         self.known.replace(verdict);
         self.accounted = removed(counters);
         self.noticed = 0;
-        self.replace(account, [const { KVVec::new() }; 2])
+        core::mem::replace(&mut self.account, account)
     }
 
-    /// Takes over the account of a trim of this many records. Does not allocate.
+    /// Takes over the account of a trim of this many records. Does not allocate. What is returned is to
+    /// be dropped when no lock is held.
     pub(crate) fn commit(
         &mut self,
         account: Account,
         records: u64,
         violations: NewViolations,
         hold_ns: u64,
-    ) -> Replaced {
+    ) -> (Account, [KVVec<Violation>; 2]) {
         self.accounted = self.accounted.saturating_add(records);
         self.held(hold_ns);
-        let old = self.violations.add(violations);
-        self.replace(account, old)
-    }
-
-    fn replace(&mut self, account: Account, violations: [KVVec<Violation>; 2]) -> Replaced {
-        Replaced {
-            _account: core::mem::replace(&mut self.account, account),
-            _violations: violations,
-        }
+        (
+            core::mem::replace(&mut self.account, account),
+            self.violations.add(violations),
+        )
     }
 
     /// Notes for how long a request held the mutex at a time.
@@ -181,19 +171,6 @@ impl Ledger {
     pub(crate) fn reclaimed(&mut self, bytes: u64, hold_ns: u64) {
         self.bytes_freed = self.bytes_freed.saturating_add(bytes);
         self.held(hold_ns);
-    }
-
-    /// Notes the outcome of a request.
-    pub(crate) fn conclude(&mut self, outcome: Outcome) {
-        self.outcome = Some(outcome);
-    }
-
-    /// Writes the last outcome, if there was any request.
-    pub(crate) fn show_outcome(&self, w: &mut dyn fmt::Write) -> fmt::Result {
-        match &self.outcome {
-            Some(outcome) => report::outcome(w, outcome),
-            None => Ok(()),
-        }
     }
 
     /// Writes the starting PCR values.

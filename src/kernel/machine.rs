@@ -44,8 +44,8 @@ pub(crate) type Values = PcrValues<KVec<Value>>;
 
 /// The kernel's error of an error number.
 ///
-/// `EINTR` is that of a task with a signal, or what the kernel takes for one: a task that was stopped
-/// or frozen meanwhile. It changed nothing, so the system call may be made again.
+/// `EINTR`: nothing was changed, so a system call that a signal has ended, or a stop or a freeze, may be
+/// made again.
 pub(crate) fn error(errno: Errno) -> Error {
     match errno {
         Errno::Intr => ERESTARTSYS,

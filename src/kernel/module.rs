@@ -86,7 +86,7 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
     } else {
         let own = [trimmer.machine.measure_pcr].into_iter().collect();
 
-        match Trimmer::verify(trimmer, &hold, own) {
+        match trimmer.judge(&hold, own) {
             Ok(_) => {}
             Err(refusal @ Refusal::Tpm { .. }) => {
                 log_warn!("{refusal}; nothing will be trimmed until it does");
@@ -95,7 +95,7 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
         }
     }
     drop(hold);
-    Trimmer::announce_load(trimmer)
+    trimmer.announce_load()
 }
 
 /// A module that was loaded. Dropping this tells the log what is not kept anywhere else.

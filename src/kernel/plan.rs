@@ -56,20 +56,20 @@ impl Trimmer {
     /// Plans what a request asks for: `None` if the starting values match, so that there is nothing to
     /// be trimmed.
     pub(crate) fn plan(
-        this: &Arc<Self>,
+        self: &Arc<Self>,
         hold: &Hold<'_>,
         request: &TrimRequest,
     ) -> Result<Option<Plan>, Refusal<'static>> {
-        let machine = &this.machine;
+        let machine = &self.machine;
 
-        // The list that is walked is the one that the account is compared with, at one moment.
+        // The counters are of the moment at which the walk began, so that account and walk are of the
+        // same list.
         let mut walk = hold.walk()?;
-        Self::refuse_foreign(this, walk.began())?;
-        Self::require(this, hold, request.target.pcrs())?;
+        self.refuse_foreign(walk.began())?;
+        self.require(hold, request.target.pcrs())?;
 
         // Nobody else changes the account meanwhile, as this task has the turn.
-        let starting = machine.copy(this.ledger.lock().account().values())?;
-        let mut replay = Replay::new(starting);
+        let mut replay = Replay::new(self.starting_values()?);
         let outcome = search(
             &machine.banks,
             &machine.hashes,
@@ -85,11 +85,11 @@ impl Trimmer {
         let Some(position) = walk.position() else {
             return Ok(None);
         };
-        Self::require(this, hold, replay.seen())?;
-        this.warn_of(replay.seen(), replay.unextended());
+        self.require(hold, replay.seen())?;
+        self.warn_of(replay.seen(), replay.unextended());
 
         let (before, kept) = {
-            let ledger = this.ledger.lock();
+            let ledger = self.ledger.lock();
 
             (ledger.account().totals().records, ledger.violations.len())
         };
@@ -109,7 +109,7 @@ impl Trimmer {
 
         let violations = violations(hold, &found, before, kept)?;
         let (seen, unextended) = (replay.seen(), replay.unextended());
-        let account = this.ledger.lock().account().after_trim(
+        let account = self.ledger.lock().account().after_trim(
             replay.into_values(),
             seen,
             found.records,
@@ -124,44 +124,49 @@ impl Trimmer {
         }))
     }
 
-    /// Makes sure that the starting values of these PCRs are a fact.
+    /// Makes sure that the starting values of these PCRs are verified.
     ///
-    /// Of a PCR that no record extends yet this holds for the moment, and needs to for no longer.
-    fn require(this: &Arc<Self>, hold: &Hold<'_>, pcrs: PcrSet) -> Result<(), Refusal<'static>> {
-        let undecided = this.ledger.lock().known.undecided(pcrs);
+    /// For a PCR that no record extends, this is only true now, which is enough.
+    fn require(self: &Arc<Self>, hold: &Hold<'_>, pcrs: PcrSet) -> Result<(), Refusal<'static>> {
+        let undecided = self.ledger.lock().known.undecided(pcrs);
         if undecided.is_empty() {
-            return this.refuse_unverified(pcrs);
+            return self.refuse_unverified(pcrs);
         }
 
-        // Where the TPM is needed to decide, a value that it does not give decides, too.
-        let decide = || {
-            let extended_pcrs = extended(hold)?;
-            let mut verified = undecided.without(extended_pcrs);
-            let mut rest = undecided.intersection(extended_pcrs);
-
-            for pcr in undecided.without(extended_pcrs).iter() {
-                if !this.has_starting_value(pcr)? {
-                    // A record that extends it may just have arrived.
-                    if !extended(hold)?.contains(pcr) {
-                        return Err(Refusal::Unextended(pcr));
-                    }
-                    rest.insert(pcr);
-                }
-            }
-            verified = verified.without(rest);
-            if !rest.is_empty() {
-                verified = verified.union(Self::verify(this, hold, rest)?.verified);
-            }
-            Ok(verified)
-        };
-        let verified: PcrSet = decide().map_err(|refusal| match refusal {
-            Refusal::Tpm { bank, pcr } => Refusal::Undecided { bank, pcr },
-            refusal => refusal,
-        })?;
-        this.refuse_unverified(pcrs.without(verified))
+        let verified = self
+            .decide(hold, undecided)
+            .map_err(|refusal| match refusal {
+                Refusal::Tpm { bank, pcr } => Refusal::Undecided { bank, pcr },
+                refusal => refusal,
+            })?;
+        self.refuse_unverified(pcrs.without(verified))
     }
 
-    /// Refuses unless the starting values of these PCRs are known to be a fact.
+    /// Of these PCRs, those whose starting values the TPM confirms.
+    fn decide(
+        self: &Arc<Self>,
+        hold: &Hold<'_>,
+        undecided: PcrSet,
+    ) -> Result<PcrSet, Refusal<'static>> {
+        let mut rest = undecided.intersection(extended(hold)?);
+
+        for pcr in undecided.without(rest).iter() {
+            if !self.has_starting_value(pcr)? {
+                // A record that extends it may just have arrived.
+                if !extended(hold)?.contains(pcr) {
+                    return Err(Refusal::Unextended(pcr));
+                }
+                rest.insert(pcr);
+            }
+        }
+        let verified = undecided.without(rest);
+        if rest.is_empty() {
+            return Ok(verified);
+        }
+        Ok(verified.union(self.judge(hold, rest)?.verified))
+    }
+
+    /// Refuses unless the starting values of these PCRs are verified.
     fn refuse_unverified(&self, pcrs: PcrSet) -> Result<(), Refusal<'static>> {
         match self.ledger.lock().known.unverified(pcrs) {
             None => Ok(()),

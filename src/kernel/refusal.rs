@@ -22,15 +22,18 @@ use crate::{
     rust::{
         hash::HashError,
         ima::Busy,
-        task::FatalSignal,
+        task::Interrupted,
         workqueue::CallError, //
     },
-    turn::Interrupted,
 };
 use core::fmt;
-use kernel::alloc::AllocError;
+use kernel::{
+    alloc::AllocError,
+    prelude::*, //
+};
 
-/// Why a request, or another use of the list, is refused. Nothing was changed.
+/// Why a request, or another use of the list, is refused. Nothing was changed; but what is refused late
+/// may have been announced.
 pub(crate) enum Refusal<'t> {
     /// What was written cannot be read.
     Unread(Unread),
@@ -82,20 +85,15 @@ pub(crate) enum Refusal<'t> {
     },
     /// Stated starting values are not believed.
     Restore(RestoreError),
-    /// IMA did not measure what is about to be done.
-    Announcement {
-        /// The name of the event.
-        event: &'static str,
-        /// What goes to the caller for what IMA said.
-        errno: Errno,
-    },
+    /// IMA gave an error in place of measuring this event, and this is what the caller gets for it.
+    Unannounced(&'static str, Errno),
 }
 
 impl Refusal<'_> {
     /// The error that the caller gets.
     pub(crate) fn errno(&self) -> Errno {
         match self {
-            Self::Unread(Unread(errno)) | Self::Announcement { errno, .. } => *errno,
+            Self::Unread(Unread(errno)) | Self::Unannounced(_, errno) => *errno,
             Self::Malformed(error) => error.errno(),
             Self::Instance | Self::Restore(_) => Errno::KeyRejected,
             Self::Untested(_) => Errno::OpNotSupp,
@@ -120,17 +118,17 @@ impl Refusal<'_> {
         }
     }
 
-    /// Tells the log what is refused, and why. Who ends the waiting by a signal knows; and whoever polls
-    /// can find the list busy as often as they like.
+    /// Tells the log what is refused, and why. A signal is not logged, for its sender knows. That the
+    /// list is busy is rate-limited, as whoever polls can cause it at will.
     pub(crate) fn log(&self, what: &str) {
-        match self {
-            Self::Interrupted => {}
-            Self::Busy(_) => self.log_limited(what),
-            _ => log_warn!("{what} refused: {self}"),
+        if self.errno() == Errno::Busy {
+            self.log_limited(what);
+        } else if !matches!(self, Self::Interrupted) {
+            log_warn!("{what} refused: {self}");
         }
     }
 
-    /// The same, of what whoever may read a file can cause.
+    /// The same, always rate-limited: of what any reader of a file can cause.
     pub(crate) fn log_limited(&self, what: &str) {
         if !matches!(self, Self::Interrupted) {
             log_limited!(log_warn, "{what} refused: {self}");
@@ -192,10 +190,10 @@ impl fmt::Display for Refusal<'_> {
                 count = found.violations
             ),
             Self::Restore(error) => error.fmt(f),
-            Self::Announcement { event, errno } => write!(
+            Self::Unannounced(event, errno) => write!(
                 f,
-                "IMA did not measure the event {event} ({errno}), so nothing was done: see the \
-                 kernel's messages, and try again"
+                "IMA did not measure the event {event} ({errno}): see the kernel's messages, and try \
+                 again"
             ),
         }
     }
@@ -213,17 +211,11 @@ impl From<Interrupted> for Refusal<'_> {
     }
 }
 
-impl From<FatalSignal> for Refusal<'_> {
-    fn from(_: FatalSignal) -> Self {
-        Self::Interrupted
-    }
-}
-
 impl From<CallError> for Refusal<'_> {
     fn from(error: CallError) -> Self {
         match error {
-            CallError::Killed | CallError::Gone => Self::Interrupted,
-            CallError::NoMemory => Self::NoMemory,
+            CallError::Interrupted => Self::Interrupted,
+            CallError::NotBegun => Self::NoMemory,
         }
     }
 }
@@ -242,8 +234,8 @@ impl From<fmt::Error> for Refusal<'_> {
     }
 }
 
-impl<'t, E: Into<Refusal<'t>>> From<SearchError<E, FatalSignal>> for Refusal<'t> {
-    fn from(error: SearchError<E, FatalSignal>) -> Self {
+impl<'t, E: Into<Refusal<'t>>> From<SearchError<E, Interrupted>> for Refusal<'t> {
+    fn from(error: SearchError<E, Interrupted>) -> Self {
         match error {
             SearchError::Step(error) => error.into(),
             SearchError::Walk(signal) => signal.into(),
@@ -255,4 +247,15 @@ impl From<ReplayError<HashError>> for Refusal<'_> {
     fn from(error: ReplayError<HashError>) -> Self {
         Self::Replay(error)
     }
+}
+
+/// Why what was written cannot be read.
+pub(crate) fn unread(error: Error) -> Refusal<'static> {
+    Refusal::Unread(Unread(match error {
+        ENOMEM => Errno::NoMem,
+        E2BIG => Errno::TooBig,
+        EINVAL => Errno::Inval,
+        EFAULT => Errno::Fault,
+        _ => Errno::Io,
+    }))
 }

@@ -13,16 +13,19 @@
 use crate::{
     account::Account,
     bank::{
+        Pcr,
         PcrSet,
         Value, //
     },
     errno::Errno,
-    evidence::Announcement,
     ledger::{
         removed,
         Ledger, //
     },
-    refusal::Refusal,
+    refusal::{
+        unread,
+        Refusal, //
+    },
     report::{
         Event,
         Found,
@@ -40,10 +43,9 @@ use crate::{
             Hold, //
         },
     },
-    trim::unread,
     trimmer::Trimmer,
     verify::{
-        self,
+        compare,
         Verdict, //
     },
 };
@@ -56,9 +58,9 @@ use kernel::{
 /// Why stated values are not believed. Nothing was changed.
 pub(crate) enum RestoreError {
     /// A value is missing.
-    Missing { bank: &'static str, pcr: usize },
+    Missing { bank: &'static str, pcr: Pcr },
     /// The replay does not lead to the value that the TPM has.
-    Mismatch { bank: &'static str, pcr: usize },
+    Mismatch { bank: &'static str, pcr: Pcr },
     /// IMA removed another number of records.
     Records { stated: u64, removed: u64 },
     /// There were more violations.
@@ -66,7 +68,7 @@ pub(crate) enum RestoreError {
     /// The counts contradict each other.
     Contradiction,
     /// Nothing is missing here, and the value is another one.
-    Known { bank: &'static str, pcr: usize },
+    Known { bank: &'static str, pcr: Pcr },
     /// The account here is whole, and another one.
     Whole { own: Totals },
     /// More is known here to be gone.
@@ -120,6 +122,18 @@ impl From<RestoreError> for Refusal<'_> {
     }
 }
 
+/// IMA's counters, if nothing was removed from the list since.
+fn unchanged(hold: &Hold<'_>, before: &Counters) -> Result<Counters, Busy> {
+    let counters = hold.counters();
+
+    counters.check()?;
+    if counters.deleted() == before.deleted() {
+        Ok(counters)
+    } else {
+        Err(Busy::Changed)
+    }
+}
+
 /// Whether the counts can be those of one history.
 fn check_totals(totals: &Totals) -> Result<(), RestoreError> {
     if totals.violations <= totals.records
@@ -137,15 +151,15 @@ impl Trimmer {
     ///
     /// `text` is what was written, or why that could not be read. `EKEYREJECTED` if the values or the
     /// counts are not believed; otherwise what a trim may be refused with.
-    pub(crate) fn restore(this: &Arc<Self>, text: Result<&[u8]>) -> Result<(), Errno> {
-        Self::take_over(this, text).map_err(|refusal| {
+    pub(crate) fn restore(self: &Arc<Self>, text: Result<&[u8]>) -> Result<(), Errno> {
+        self.take_over(text).map_err(|refusal| {
             refusal.log("starting values");
             refusal.errno()
         })
     }
 
-    fn take_over<'t>(this: &Arc<Self>, text: Result<&'t [u8]>) -> Result<(), Refusal<'t>> {
-        let machine = &this.machine;
+    fn take_over<'t>(self: &Arc<Self>, text: Result<&'t [u8]>) -> Result<(), Refusal<'t>> {
+        let machine = &self.machine;
         let statement = request::parse_starting_pcrs(
             text.map_err(unread)?,
             &machine.banks,
@@ -154,55 +168,41 @@ impl Trimmer {
         )
         .map_err(Refusal::Malformed)?;
         check_totals(&statement.totals)?;
-        this.refuse_others(statement.instance)?;
+        self.refuse_others(statement.instance)?;
 
-        let _turn = this.turn.take()?;
-        Self::repeat_load(this)?;
+        let _turn = self.turn.take()?;
+        self.repeat_load()?;
         let hold = machine.ima.hold()?;
         let before = hold.counters();
         before.check()?;
+        self.notice(&before);
 
-        let verdict = this.check_values(&hold, &statement)?;
+        let verdict = self.check_values(&hold, &statement)?;
+        self.warn_of(verdict.extended, verdict.unextended);
         let Statement { values, totals, .. } = statement;
-        let values = values.into_values();
-        // Nobody else changes it meanwhile, as this task has the turn.
-        let account = this
-            .ledger
-            .lock()
-            .account()
-            .after_restore(values, verdict.pcrs, totals);
-        let check = |ledger: &Ledger| {
-            let counters = hold.counters();
-
-            counters.check()?;
-            if counters.deleted() != before.deleted() {
-                return Err(Busy::Changed.into());
-            }
-            this.check_account(ledger, &counters, &account, &verdict)?;
-            Ok::<_, Refusal<'static>>(counters)
-        };
+        let account = Account::stated(values.into_values(), verdict.pcrs, totals);
+        // Nobody else changes the ledger meanwhile, as this task has the turn.
         let is_news = {
-            let ledger = this.ledger.lock();
-            let counters = check(&ledger)?;
+            let ledger = self.ledger.lock();
 
-            ledger.foreign(&counters) != 0 || !ledger.account().says_as(&account, machine)
+            self.check_account(&ledger, &unchanged(&hold, &before)?, &account, &verdict)?;
+            ledger.foreign(&before) != 0 || *ledger.account() != account
         };
         if is_news {
-            let announcement =
-                Announcement::new(this, Event::Restore, |text| account.show(text, machine))?;
-
-            Self::announce(this, Arc::new(announcement, GFP_KERNEL)?)?;
+            self.announce(Event::Restore, &account)?;
         }
 
-        let mut ledger = this.ledger.lock();
-        let counters = check(&ledger)?;
+        let mut ledger = self.ledger.lock();
+        let counters = unchanged(&hold, &before).inspect_err(|_| {
+            log_warn!("a restore was announced that is now refused: its record stays in the list");
+        })?;
         let replaced = ledger.restore(account, &verdict, &counters);
         drop(ledger);
         drop(hold);
         drop(replaced);
 
         if is_news {
-            this.audit(c"restore", &Found::default(), &totals);
+            self.audit(c"restore", &Found::default(), &totals);
             log_info!(
                 "starting values taken over: records={} violations={} trims={}",
                 totals.records,
@@ -228,7 +228,7 @@ impl Trimmer {
 
                 Some(RestoreError::Missing {
                     bank: info.name,
-                    pcr: pcr.index(),
+                    pcr,
                 })
             })
         };
@@ -238,7 +238,7 @@ impl Trimmer {
             return Err(error.into());
         }
         let from = machine.copy(values.values())?;
-        let verdict = verify::verify(machine, hold, from, wanted)?;
+        let verdict = compare(machine, hold, from, wanted)?;
         if let Some(error) = missing(verdict.pcrs) {
             return Err(error.into());
         }
@@ -253,7 +253,7 @@ impl Trimmer {
                 if !verdict.is_equal(bank, pcr) {
                     return Err(RestoreError::Mismatch {
                         bank: info.name,
-                        pcr: pcr.index(),
+                        pcr,
                     });
                 }
             }
@@ -271,8 +271,8 @@ impl Trimmer {
     ) -> Result<(), RestoreError> {
         let (own, totals) = (ledger.account().totals(), stated.totals());
 
-        // Once its records are gone another value could lead to what the TPM has, too: to what
-        // something else made of it.
+        // With no record left that extends this PCR, the TPM's own value would pass the replay. So a
+        // verified value cannot be replaced.
         if ledger.foreign(counters) == 0 {
             for pcr in verdict.pcrs.iter() {
                 for (bank, info) in self.machine.banks.iter() {
@@ -282,7 +282,7 @@ impl Trimmer {
                     {
                         return Err(RestoreError::Known {
                             bank: info.name,
-                            pcr: pcr.index(),
+                            pcr,
                         });
                     }
                 }
@@ -317,7 +317,9 @@ impl Trimmer {
             .machine
             .ima
             .violations()
-            .saturating_sub(verdict.violations);
+            .saturating_sub(verdict.violations)
+            // No more can be gone than records.
+            .min(totals.records);
 
         // The kernel before this one had counters of its own.
         if totals.records < removed || (totals.records > removed && !self.machine.ima.maybe_kexec())

@@ -15,13 +15,14 @@
 #![forbid(unsafe_code)]
 
 use crate::{
-    errno::Errno,
-    evidence::Announcement,
     plan::{
         Plan,
         TrimRequest, //
     },
-    refusal::Refusal,
+    refusal::{
+        unread,
+        Refusal, //
+    },
     report::{
         Event,
         Found,
@@ -31,31 +32,38 @@ use crate::{
     },
     request::{
         self,
-        Reclaim,
-        Unread, //
+        Reclaim, //
     },
     rust::{
         evidence,
         hash::is_algorithm,
         ima::{
+            Busy,
             Cut,
             Hold, //
         },
         parameters,
+        task::{
+            checkpoint,
+            is_freezing, //
+        },
         workqueue::{
             Item,
             KernelThread, //
         },
     },
-    trimmer::{
-        Patience,
-        Trimmer, //
-    },
+    trimmer::Trimmer,
 };
 use kernel::{
     prelude::*,
     str::CStr,
-    sync::Arc, //
+    sync::Arc,
+    time::{
+        delay::fsleep,
+        Delta,
+        Instant,
+        Monotonic, //
+    },
 };
 
 /// Memory that is to be given back.
@@ -73,45 +81,40 @@ struct Done {
     pending: Option<PendingReclaim>,
 }
 
-impl Done {
-    fn without_cut(found: Found, result: TrimResult) -> Self {
-        Self {
-            outcome: found.outcome(result, None),
-            pending: None,
-        }
-    }
-}
-
 impl Trimmer {
     /// Carries out a request, or refuses it, and notes the outcome. The memory of what was trimmed
     /// is given back later.
     ///
     /// `text` is the request, or why that could not be read.
-    pub(crate) fn request(this: &Arc<Self>, text: Result<&[u8]>) -> Outcome {
+    pub(crate) fn request(self: &Arc<Self>, text: Result<&[u8]>) -> Outcome {
         let mut turn = None;
         let mut item = None;
-        let done = this.parse(text).and_then(|request| {
+        let done = self.parse(text).and_then(|request| {
             // Allocated before anything is changed.
             item = Some(Item::new()?);
-            turn = Some(this.turn.take()?);
-            Self::trim(this, request)
+            turn = Some(self.turn.take()?);
+            self.trim(request)
         });
         let Done { outcome, pending } = done.unwrap_or_else(|refusal| {
             refusal.log("trim");
-            Done::without_cut(refusal.found(), TrimResult::Refused(refusal.errno()))
+            Done {
+                outcome: refusal
+                    .found()
+                    .outcome(TrimResult::Refused(refusal.errno()), None),
+                pending: None,
+            }
         });
 
         // The turn, if it was taken, is given back or passed on after this: outcomes are in their
         // order.
-        this.ledger.lock().conclude(outcome);
+        *self.outcome.lock() = Some(outcome);
         if let (Some(turn), Some(item), Some(pending)) = (turn, item, pending) {
-            let trimmer = this.clone();
-            let passed = turn.pass();
+            let trimmer = self.clone();
+            let turn = turn.for_work();
 
-            this.machine.queue.begin(item, move |_: &KernelThread| {
-                let _turn = trimmer.turn.go_on(passed);
-
+            self.machine.queue.begin(item, move |_: &KernelThread| {
                 trimmer.give_back(pending);
+                drop(turn);
             });
         }
         outcome
@@ -142,31 +145,45 @@ impl Trimmer {
 
     /// Carries out a request. The caller has the turn. If it is refused, nothing was changed, but the
     /// trim may have been announced.
-    fn trim(this: &Arc<Self>, request: TrimRequest) -> Result<Done, Refusal<'static>> {
-        let mode = this.mode(&request);
+    fn trim(self: &Arc<Self>, request: TrimRequest) -> Result<Done, Refusal<'static>> {
+        let mode = self.mode(&request);
         let mut patience = Patience::new(parameters::reader_wait_ms());
-        Self::repeat_load(this)?;
+        self.repeat_load()?;
 
-        let mut hold = this.machine.ima.hold()?;
-        await_readers(&mut hold, &mut patience)?;
-        let Some(plan) = Self::plan(this, &hold, &request)? else {
-            return Ok(this.nothing(&request, mode));
+        let mut hold = self.machine.ima.hold()?;
+        patience.retry(|| hold.exclude().map(drop))?;
+        let Some(plan) = self.plan(&hold, &request)? else {
+            // What earlier trims left can still be flushed.
+            let pending = (!request.dry_run && mode == Reclaim::Flush).then_some(PendingReclaim {
+                cut: None,
+                mode,
+                hold_ns: 0,
+            });
+
+            return Ok(Done {
+                outcome: Found::default().outcome(TrimResult::Nothing, None),
+                pending,
+            });
         };
-        check(&mut hold, &plan, &mut patience)?;
+        patience.retry(|| hold.exclude()?.check(&plan.position))?;
+        let found = plan.found;
         if request.dry_run {
-            return Ok(Done::without_cut(plan.found, TrimResult::DryRun));
+            return Ok(Done {
+                outcome: found.outcome(TrimResult::DryRun, None),
+                pending: None,
+            });
         }
-        let announcement = Announcement::new(this, Event::Trim, |text| {
-            plan.account.show(text, &this.machine)
-        })?;
-        Self::announce(this, Arc::new(announcement, GFP_KERNEL)?)?;
+        self.announce(Event::Trim, &plan.account)?;
 
-        let (found, totals) = (plan.found, plan.account.totals());
-        let unextended = plan.unextended;
-        let (cut, hold_ns) = this.cut_and_account(&mut hold, plan, &mut patience)?;
+        let (totals, unextended) = (plan.account.totals(), plan.unextended);
+        let (cut, hold_ns) = self
+            .cut_and_account(&mut hold, plan, &mut patience)
+            .inspect_err(|_| {
+                log_warn!("a trim was announced that is now refused: its record stays in the list");
+            })?;
         drop(hold);
 
-        this.audit(c"trim", &found, &totals);
+        self.audit(c"trim", &found, &totals);
         log_info!(
             "trimmed {} records ({} violations, {unextended} for no PCR of the TPM), mutex held for \
              {hold_ns} ns",
@@ -183,20 +200,6 @@ impl Trimmer {
         })
     }
 
-    /// There is nothing to trim; but what earlier trims left can still be flushed.
-    fn nothing(&self, request: &TrimRequest, mode: Reclaim) -> Done {
-        let pending = (!request.dry_run && mode == Reclaim::Flush).then(|| PendingReclaim {
-            cut: None,
-            mode,
-            hold_ns: 0,
-        });
-
-        Done {
-            pending,
-            ..Done::without_cut(Found::default(), TrimResult::Nothing)
-        }
-    }
-
     /// Cuts the list, and takes over the account in the same hold of the ledger's lock.
     ///
     /// Gives what was cut off, and for how many nanoseconds the mutex was held.
@@ -206,27 +209,17 @@ impl Trimmer {
         plan: Plan,
         patience: &mut Patience,
     ) -> Result<(Cut, u64), Refusal<'static>> {
-        loop {
-            let mut ledger = self.ledger.lock();
+        let (mut ledger, (cut, hold_ns)) = patience.retry(|| {
+            let ledger = self.ledger.lock();
+            let cut = hold.exclude()?.cut(&plan.position)?;
 
-            match hold.exclude() {
-                Ok(mut exclusive) => {
-                    let cut = exclusive.cut(plan.position);
+            Ok((ledger, cut))
+        })?;
+        let replaced = ledger.commit(plan.account, plan.found.records, plan.violations, hold_ns);
 
-                    drop(exclusive);
-                    let (cut, hold_ns) = cut?;
-                    let replaced =
-                        ledger.commit(plan.account, plan.found.records, plan.violations, hold_ns);
-                    drop(ledger);
-                    drop(replaced);
-                    return Ok((cut, hold_ns));
-                }
-                Err(busy) => {
-                    drop(ledger);
-                    patience.wait(busy)?;
-                }
-            }
-        }
+        drop(ledger);
+        drop(replaced);
+        Ok((cut, hold_ns))
     }
 
     /// Writes an audit record of what was done, in the name of the current task.
@@ -275,37 +268,46 @@ impl Trimmer {
     }
 }
 
-/// Waits until nobody else reads the list, so that a replay is worth it.
-fn await_readers(hold: &mut Hold<'_>, patience: &mut Patience) -> Result<(), Refusal<'static>> {
-    loop {
-        match hold.exclude() {
-            Ok(_) => return Ok(()),
-            Err(busy) => patience.wait(busy)?,
-        }
-    }
+/// How long a request waits for those who read the list.
+struct Patience {
+    left_ns: i64,
 }
 
-/// Makes sure that the list could be cut now.
-fn check(
-    hold: &mut Hold<'_>,
-    plan: &Plan,
-    patience: &mut Patience,
-) -> Result<(), Refusal<'static>> {
-    loop {
-        match hold.exclude() {
-            Ok(mut exclusive) => return Ok(exclusive.check(&plan.position)?),
-            Err(busy) => patience.wait(busy)?,
+impl Patience {
+    /// How long to sleep until the list is looked at again.
+    const PAUSE: Delta = Delta::from_millis(1);
+
+    /// This many milliseconds in all.
+    fn new(ms: u32) -> Self {
+        Self {
+            left_ns: Delta::from_millis(i64::from(ms)).as_nanos(),
         }
     }
-}
 
-/// Why what was written cannot be read.
-pub(crate) fn unread(error: Error) -> Refusal<'static> {
-    Refusal::Unread(Unread(match error {
-        ENOMEM => Errno::NoMem,
-        E2BIG => Errno::TooBig,
-        EINVAL => Errno::Inval,
-        EFAULT => Errno::Fault,
-        _ => Errno::Io,
-    }))
+    /// Tries something again and again, as long as there are readers, and time is left to wait for
+    /// them. Between two tries it sleeps, and ends if the task is killed or is to be frozen: readers
+    /// that are frozen keep the list open.
+    fn retry<T>(
+        &mut self,
+        mut attempt: impl FnMut() -> Result<T, Busy>,
+    ) -> Result<T, Refusal<'static>> {
+        loop {
+            let busy = match attempt() {
+                Ok(done) => return Ok(done),
+                Err(busy) => busy,
+            };
+
+            if self.left_ns <= 0 || !matches!(busy, Busy::Readers(_)) {
+                return Err(busy.into());
+            }
+            let began = Instant::<Monotonic>::now();
+
+            fsleep(Self::PAUSE);
+            checkpoint()?;
+            if is_freezing() {
+                return Err(Refusal::Interrupted);
+            }
+            self.left_ns = self.left_ns.saturating_sub(began.elapsed().as_nanos());
+        }
+    }
 }

@@ -13,37 +13,34 @@ use crate::{
         removed,
         Ledger, //
     },
-    machine::Machine,
+    machine::{
+        Machine,
+        Values, //
+    },
     refusal::Refusal,
+    report::Outcome,
     request::Reclaim,
     rust::{
         ima::{
-            Busy,
             Counters,
             Hold,
             Table, //
         },
-        random,
-        task::checkpoint, //
+        random, //
     },
     turn::Turn,
     verify::{
-        self,
+        compare,
         Verdict, //
     },
 };
 use kernel::{
+    alloc::AllocError,
     new_mutex,
     prelude::*,
     sync::{
         Arc,
         Mutex, //
-    },
-    time::{
-        delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
     },
 };
 
@@ -56,11 +53,10 @@ pub(crate) struct Trimmer {
     pub(crate) instance: Instance,
     /// What becomes of the memory if a request does not say it.
     pub(crate) reclaim: Reclaim,
-    /// Whoever has it uses the list through the module, and changes the account.
-    #[pin]
-    pub(crate) turn: Turn,
-    /// IMA's hash table of digests, for work that gives memory back. Whoever has the turn is the only
-    /// one to lock it.
+    /// Only its holder uses the list through the module, and changes the account.
+    pub(crate) turn: Arc<Turn>,
+    /// IMA's hash table of digests, for work that gives memory back. Only the holder of the turn locks
+    /// it.
     #[pin]
     pub(crate) table: Mutex<Table>,
     /// The account. Outside of the mutexes of IMA.
@@ -69,6 +65,10 @@ pub(crate) struct Trimmer {
     /// The evidence.
     #[pin]
     pub(crate) evidence: Evidence,
+    /// What became of the last request. Of its own, so that a request that was killed does not wait for
+    /// the ledger, whose holder may wait for IMA, and that for the TPM.
+    #[pin]
+    pub(crate) outcome: Mutex<Option<Outcome>>,
 }
 
 impl Trimmer {
@@ -84,10 +84,11 @@ impl Trimmer {
             machine,
             instance: Instance(random::bytes()),
             reclaim,
-            turn <- Turn::new(),
+            turn: Turn::new()?,
             table <- new_mutex!(table, "ima_trim::table"),
             ledger <- new_mutex!(ledger?, "ima_trim::ledger"),
             evidence <- Evidence::new(),
+            outcome <- new_mutex!(None, "ima_trim::outcome"),
         })
     }
 
@@ -101,63 +102,65 @@ impl Trimmer {
 
     /// Tells of records that somebody else removed since the last time, as IMA's counters have them.
     /// Gives the number of all of these.
-    pub(crate) fn notice(this: &Arc<Self>, counters: &Counters) -> u64 {
+    pub(crate) fn notice(self: &Arc<Self>, counters: &Counters) -> u64 {
         let (foreign, news) = {
-            let mut ledger = this.ledger.lock();
+            let mut ledger = self.ledger.lock();
 
             (ledger.foreign(counters), ledger.notice(counters).is_some())
         };
 
         if news {
-            Self::tell_foreign(this, removed(counters), foreign);
+            self.tell_foreign(removed(counters), foreign);
         }
         foreign
     }
 
     /// Refuses if somebody else removed records.
     pub(crate) fn refuse_foreign(
-        this: &Arc<Self>,
+        self: &Arc<Self>,
         counters: &Counters,
     ) -> Result<(), Refusal<'static>> {
-        match Self::notice(this, counters) {
+        match self.notice(counters) {
             0 => Ok(()),
             foreign => Err(Refusal::Foreign(foreign)),
         }
     }
 
+    /// A copy of the starting PCR values.
+    pub(crate) fn starting_values(&self) -> Result<Values, AllocError> {
+        let mut values = self.machine.reset_values()?;
+
+        // They are of the same banks.
+        let _ = values.copy_from(self.ledger.lock().account().values());
+        Ok(values)
+    }
+
     /// Compares the replay from the starting values with the TPM, for the PCRs of `wanted` and all
     /// that occur, and notes the verdict. The caller has the turn.
-    pub(crate) fn verify(
-        this: &Arc<Self>,
+    pub(crate) fn judge(
+        self: &Arc<Self>,
         hold: &Hold<'_>,
         wanted: PcrSet,
     ) -> Result<Verdict, Refusal<'static>> {
-        let starting = this.machine.copy(this.ledger.lock().account().values())?;
-        let verdict = verify::verify(&this.machine, hold, starting, wanted)?;
+        let verdict = compare(&self.machine, hold, self.starting_values()?, wanted)?;
 
-        if Self::notice(this, &hold.counters()) != 0 {
-            return Err(Busy::Changed.into());
-        }
-        let refuted = this.ledger.lock().known.judge(&verdict);
+        self.refuse_foreign(&hold.counters())?;
+        let refuted = self.ledger.lock().known.judge(&verdict);
         for pcr in refuted.iter() {
             log_warn!(
                 "starting values of PCR {pcr} are not verified: the replay of the list from them \
                  does not give what the TPM has; something else extended it, or an extend failed"
             );
         }
-        this.warn_of(verdict.seen, verdict.unextended);
+        self.warn_of(verdict.extended, verdict.unextended);
         Ok(verdict)
     }
 
     /// Warns, once, of PCRs that records extend and whose values prove nothing.
     pub(crate) fn warn_of(&self, seen: PcrSet, unextended: u64) {
-        let (unsafe_pcrs, are_unextended) = {
-            let mut ledger = self.ledger.lock();
+        let (pcrs, unextended) = self.ledger.lock().warn_of(seen, unextended);
 
-            (ledger.unsafe_pcrs(seen), ledger.are_unextended(unextended))
-        };
-
-        for pcr in unsafe_pcrs.iter() {
+        for pcr in pcrs.iter() {
             match pcr.index() {
                 16 | 23 => log_warn!(
                     "records extend PCR {pcr}, which anybody can reset: its value proves nothing; \
@@ -170,42 +173,11 @@ impl Trimmer {
                 ),
             }
         }
-        if are_unextended {
+        if unextended {
             log_warn!(
                 "records name a PCR above 23, which no TPM has: nothing proves them; let pcr= of the \
                  IMA policy name another"
             );
         }
-    }
-}
-
-/// How long a request waits for those who read the list.
-pub(crate) struct Patience {
-    left_ns: i64,
-}
-
-impl Patience {
-    /// How long to sleep until the list is looked at again.
-    const PAUSE: Delta = Delta::from_millis(1);
-
-    /// This many milliseconds in all.
-    pub(crate) fn new(ms: u32) -> Self {
-        Self {
-            left_ns: Delta::from_millis(i64::from(ms)).as_nanos(),
-        }
-    }
-
-    /// Waits a little if the list is busy with readers and there is time left for that. Otherwise that
-    /// is the refusal.
-    pub(crate) fn wait(&mut self, busy: Busy) -> Result<(), Refusal<'static>> {
-        if self.left_ns <= 0 || !matches!(busy, Busy::Readers(_)) {
-            return Err(busy.into());
-        }
-        let began = Instant::<Monotonic>::now();
-
-        fsleep(Self::PAUSE);
-        checkpoint()?;
-        self.left_ns = self.left_ns.saturating_sub(began.elapsed().as_nanos());
-        Ok(())
     }
 }

@@ -5,10 +5,12 @@
 
 #![forbid(unsafe_code)]
 
+use crate::rust::task::Interrupted;
 use kernel::{
     new_condvar, new_mutex,
     prelude::*,
     sync::{
+        Arc,
         CondVar,
         Mutex, //
     },
@@ -36,21 +38,20 @@ pub(crate) struct Turn {
     given_back: CondVar,
 }
 
-/// A signal has ended the waiting.
-#[derive(Clone, Copy)]
-pub(crate) struct Interrupted;
-
 impl Turn {
     /// A turn that nobody has.
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            taken <- new_mutex!(Taken::Nobody, "ima_trim::Turn"),
-            given_back <- new_condvar!("ima_trim::Turn"),
-        })
+    pub(crate) fn new() -> Result<Arc<Self>> {
+        Arc::pin_init(
+            pin_init!(Self {
+                taken <- new_mutex!(Taken::Nobody, "ima_trim::Turn"),
+                given_back <- new_condvar!("ima_trim::Turn"),
+            }),
+            GFP_KERNEL_ACCOUNT,
+        )
     }
 
     /// Waits for the turn.
-    pub(crate) fn take(&self) -> Result<Held<'_>, Interrupted> {
+    pub(crate) fn take(self: &Arc<Self>) -> Result<Held, Interrupted> {
         let mut taken = self.taken.lock();
 
         while *taken != Taken::Nobody {
@@ -59,7 +60,7 @@ impl Turn {
             }
         }
         *taken = Taken::Caller;
-        Ok(Held(self))
+        Ok(Held(self.clone()))
     }
 
     /// Waits as long as it is the turn of work that a caller has left.
@@ -73,33 +74,24 @@ impl Turn {
         }
         Ok(())
     }
-
-    /// Goes on with a turn that was passed on.
-    pub(crate) fn go_on(&self, _passed: Passed) -> Held<'_> {
-        Held(self)
-    }
 }
 
 /// The turn of whoever has this, which gives it back when it is dropped.
-pub(crate) struct Held<'t>(&'t Turn);
+#[must_use = "the turn is given back at once"]
+pub(crate) struct Held(Arc<Turn>);
 
-impl Held<'_> {
-    /// Passes the turn on, to work that is to be begun.
-    pub(crate) fn pass(self) -> Passed {
+impl Held {
+    /// The same, for work that a caller leaves.
+    pub(crate) fn for_work(self) -> Self {
         *self.0.taken.lock() = Taken::Work;
-        core::mem::forget(self);
-        Passed(())
+        self
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for Held {
     fn drop(&mut self) {
         *self.0.taken.lock() = Taken::Nobody;
         // Not all that wait do so for the turn.
         self.0.given_back.notify_all();
     }
 }
-
-/// A turn that was passed on: nobody has it until [`Turn::go_on`].
-#[must_use = "nobody else could ever take the turn"]
-pub(crate) struct Passed(());

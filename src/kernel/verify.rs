@@ -41,8 +41,6 @@ pub(crate) struct Verdict {
     pub(crate) refuted: PcrSet,
     /// PCRs that records extended before the TPM was read.
     pub(crate) extended: PcrSet,
-    /// PCRs that records extended, those that arrived meanwhile included.
-    pub(crate) seen: PcrSet,
     /// Records that were replayed.
     pub(crate) records: u64,
     /// Violations among them.
@@ -64,7 +62,7 @@ impl Verdict {
 /// all that occur in the records.
 ///
 /// Sleeps; takes `ima_extend_list_mutex` shortly, and waits for the TPM.
-pub(crate) fn verify(
+pub(crate) fn compare(
     machine: &Machine,
     hold: &Hold<'_>,
     from: Values,
@@ -135,7 +133,6 @@ pub(crate) fn verify(
         verified,
         refuted: pcrs.without(verified),
         extended,
-        seen: replay.seen(),
         records: replay.records(),
         violations: replay.violations(),
         unextended: replay.unextended(),
