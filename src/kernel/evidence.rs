@@ -288,7 +288,10 @@ impl Trimmer {
 
     /// Notes that IMA was not told that somebody else has removed records.
     fn foreign_untold(&self, refusal: &Refusal<'_>) {
-        refusal.log_limited("telling IMA that records were removed");
+        log_limited!(
+            log_warn,
+            "it is not measured yet that records were removed: {refusal}"
+        );
         self.ledger.lock().foreign_untold();
     }
 
