@@ -84,7 +84,6 @@ unsafe extern "C" {
     pub(super) fn ima_trim_workqueue() -> *mut bindings::workqueue_struct;
     pub(super) fn ima_trim_measure(event: *const c_char, data: *const u8, len: usize) -> c_int;
 
-    pub(super) fn ima_trim_tpm_banks(chip: *const TpmChip) -> u32;
     pub(super) fn ima_trim_tpm_bank(
         chip: *const TpmChip,
         index: u32,

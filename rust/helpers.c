@@ -198,11 +198,6 @@ int ima_trim_measure(const char *event, const u8 *data, size_t len)
 	return ima_measure_critical_data("ima_trim", event, data, len, false, NULL, 0);
 }
 
-u32 ima_trim_tpm_banks(const struct tpm_chip *chip)
-{
-	return chip->nr_allocated_banks;
-}
-
 int ima_trim_tpm_bank(const struct tpm_chip *chip, u32 index, u16 *alg_id,
 		      u16 *digest_size, u16 *crypto_id)
 {

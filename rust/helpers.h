@@ -48,7 +48,6 @@ int ima_trim_audit(const char *cause, u64 records, u64 violations,
 struct workqueue_struct *ima_trim_workqueue(void);
 int ima_trim_measure(const char *event, const u8 *data, size_t len);
 
-u32 ima_trim_tpm_banks(const struct tpm_chip *chip);
 int ima_trim_tpm_bank(const struct tpm_chip *chip, u32 index, u16 *alg_id,
 		      u16 *digest_size, u16 *crypto_id);
 int ima_trim_pcr_read(struct tpm_chip *chip, u32 pcr, u16 alg_id, u8 *value,

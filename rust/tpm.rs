@@ -55,17 +55,14 @@ impl Chip {
 
     /// The banks, in the order in which records have their digests.
     pub(crate) fn banks(&self) -> impl Iterator<Item = TpmBank> + '_ {
-        // SAFETY: The chip is valid by the type's invariants; its banks do not change after it
-        // was registered.
-        let count = unsafe { ffi::ima_trim_tpm_banks(self.0.as_ptr()) };
-
-        (0..count).map_while(|index| {
+        (0..).map_while(|index| {
             let mut bank = TpmBank {
                 alg_id: 0,
                 digest_size: 0,
                 crypto_id: 0,
             };
-            // SAFETY: As above, and the three fields can be written.
+            // SAFETY: The chip is valid by the type's invariants; its banks do not change after it was
+            // registered. The three fields can be written.
             to_result(unsafe {
                 ffi::ima_trim_tpm_bank(
                     self.0.as_ptr(),
