@@ -64,8 +64,13 @@ unsafe extern "C" {
         fops: *const bindings::file_operations,
     ) -> c_int;
     pub(super) fn ima_trim_file_writes(file: *const bindings::file) -> bool;
-    pub(super) fn ima_trim_inode_opened(inode: *mut bindings::inode) -> bool;
+    pub(super) fn ima_trim_inode_retire(
+        inode: *mut bindings::inode,
+        fops: *mut bindings::file_operations,
+    );
+    pub(super) safe fn ima_trim_synchronize_rcu_tasks();
     pub(super) fn ima_trim_inode_shared(inode: *mut bindings::inode) -> bool;
+    pub(super) fn ima_trim_leak(memory: *const c_void);
 
     pub(super) fn ima_trim_list_poison(entry: *mut bindings::list_head);
     pub(super) fn ima_trim_list_poisoned(

@@ -4,18 +4,19 @@
  * thin wrappers, compiled against the kernel's own headers so that no declaration is copied. What
  * they are used for, and why that is sound, is said in the Rust files beside this one.
  */
-#include <linux/atomic.h>
 #include <linux/audit.h>
 #include <linux/err.h>
 #include <linux/freezer.h>
 #include <linux/fs.h>
 #include <linux/ima.h>
 #include <linux/kallsyms.h>
+#include <linux/kmemleak.h>
 #include <linux/kprobes.h>
 #include <linux/list.h>
 #include <linux/module.h>
 #include <linux/moduleparam.h>
 #include <linux/ratelimit.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
@@ -134,20 +135,28 @@ bool ima_trim_file_writes(const struct file *file)
 	return file->f_mode & FMODE_WRITE;
 }
 
-/*
- * do_dentry_open() counts before it looks at i_fop, __fput() after its last use of f_op. Not counted
- * are O_PATH, which never looks at i_fop, and access mode 3, which neither reads nor writes.
- */
-bool ima_trim_inode_opened(struct inode *inode)
+/* Whoever opens @inode from now on, or goes on with @fops that they found there, gets its error. */
+void ima_trim_inode_retire(struct inode *inode, struct file_operations *fops)
 {
-	return atomic_read(&inode->i_readcount) > 0 ||
-	       atomic_read(&inode->i_writecount) > 0;
+	make_bad_inode(inode);
+	WRITE_ONCE(fops->open, inode->i_fop->open);
+}
+
+/* Without Tasks RCU, so without preemption (kprobes select it otherwise), this is synchronize_rcu(). */
+void ima_trim_synchronize_rcu_tasks(void)
+{
+	synchronize_rcu_tasks();
 }
 
 /* Whether anybody else has a reference: a path that is being opened does, through its dentry. */
 bool ima_trim_inode_shared(struct inode *inode)
 {
 	return icount_read_once(inode) > 1;
+}
+
+void ima_trim_leak(const void *memory)
+{
+	kmemleak_not_leak(memory);
 }
 
 void ima_trim_list_poison(struct list_head *entry)

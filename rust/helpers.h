@@ -36,8 +36,10 @@ void *ima_trim_zalloc(size_t size);
 
 int ima_trim_file_pin(struct file *file, const struct file_operations *fops);
 bool ima_trim_file_writes(const struct file *file);
-bool ima_trim_inode_opened(struct inode *inode);
+void ima_trim_inode_retire(struct inode *inode, struct file_operations *fops);
+void ima_trim_synchronize_rcu_tasks(void);
 bool ima_trim_inode_shared(struct inode *inode);
+void ima_trim_leak(const void *memory);
 
 void ima_trim_list_poison(struct list_head *entry);
 bool ima_trim_list_poisoned(const struct list_head *next,

@@ -5,11 +5,11 @@
 //!
 //! securityfs has no handshake between opening and removing as debugfs has, and a file that is
 //! opened while its module goes away ends in a `WARN_ON()` of `do_dentry_open()` (`fs/open.c`), or
-//! worse. So inodes here have a `file_operations` without owner, which lives as long as the inode
-//! has it and only knows how to open: it takes a reference on the module, or fails, and then gives
-//! the file its real `file_operations`, as `misc_open()` does (`drivers/char/misc.c`).
-//! [`Directory`]'s drop makes the inodes bad, which takes that one away from them, and then waits
-//! until nobody is left who may have seen it before.
+//! worse. So inodes here have a `file_operations` without owner, which only knows how to open: it
+//! takes a reference on the module, or fails, and then gives the file its real `file_operations`, as
+//! `misc_open()` does (`drivers/char/misc.c`). When a [`Directory`] is dropped, the inodes become bad,
+//! and whoever has seen that `file_operations` before, and may be held up for as long as fanotify
+//! likes, finds another `open` in it. So its memory outlives the module if need be; its code does not.
 //!
 //! Files that requests are written to can be opened exclusively (`O_EXCL`): nobody else has any of them
 //! open for writing then. No path is created by such an open, so that the flag means nothing else.
@@ -20,6 +20,7 @@ use super::ffi;
 use crate::{text::Text, turn::Turn};
 use core::{
     marker::PhantomData,
+    mem::ManuallyDrop,
     ptr::NonNull, //
 };
 use kernel::{
@@ -46,12 +47,6 @@ use kernel::{
         },
         Arc,
         Mutex, //
-    },
-    time::{
-        delay::fsleep,
-        Delta,
-        Instant,
-        Monotonic, //
     },
     types::ForeignOwnable,
     uaccess::{
@@ -163,13 +158,16 @@ struct Reading {
 /// # Invariants
 ///
 /// - `dir` is a directory of securityfs that was not removed yet.
-/// - Each of `made` is a file in it, whose inode has the entry as `i_private`.
-/// - `_opened` and the entries stay where they are until no file is open and none can be opened.
+/// - Each of `made` is a file in it, whose inode has the entry as `i_private` and `closed` as `i_fop`.
+/// - `_opened` and the entries stay where they are until no file is open and none can be opened;
+///   `closed` until nobody has a path to one.
 ///
 /// It is owned by the module's root, which drops it before the module goes.
 pub(super) struct Directory<T: Files> {
     dir: NonNull<bindings::dentry>,
     made: KVec<Made<T>>,
+    /// The operations of the inodes.
+    closed: ManuallyDrop<KBox<bindings::file_operations>>,
     _opened: KBox<bindings::file_operations>,
 }
 
@@ -196,6 +194,7 @@ impl<T: Files> Directory<T> {
             },
             GFP_KERNEL,
         )?;
+        let closed = KBox::new(Operations::<T>::CLOSED, GFP_KERNEL)?;
         let made = KVec::with_capacity(list.len(), GFP_KERNEL)?;
         // SAFETY: `name` is a string, and null stands for the root.
         let dir = from_err_ptr(unsafe {
@@ -206,6 +205,7 @@ impl<T: Files> Directory<T> {
         let mut this = Self {
             dir: NonNull::new(dir).ok_or(ENODEV)?,
             made,
+            closed: ManuallyDrop::new(closed),
             _opened: opened,
         };
         let writers = Arc::pin_init(
@@ -238,8 +238,6 @@ impl<T: Files> Directory<T> {
         files: &Arc<T>,
         writers: Option<Arc<Mutex<Writers>>>,
     ) -> Result {
-        // A constant of the module, which `drop` keeps from being freed while it is used.
-        let closed: &'static bindings::file_operations = &Operations::<T>::CLOSED;
         let entry = KBox::new(
             Entry {
                 files: files.clone(),
@@ -252,15 +250,15 @@ impl<T: Files> Directory<T> {
         )?;
 
         // SAFETY: `name` is a string, the directory is one by the type's invariants. The entry is
-        // in memory of its own, which `made` owns and `drop` frees when nobody opens the file any
-        // more, and the operations are of the module, which is freed after that.
+        // in memory of its own, which `made` owns, and so are the operations. `drop` frees them when
+        // nobody uses them any more.
         let dentry = from_err_ptr(unsafe {
             bindings::securityfs_create_file(
                 name.as_char_ptr(),
                 mode,
                 self.dir.as_ptr(),
                 (&raw const *entry).cast_mut().cast(),
-                closed,
+                &raw const **self.closed,
             )
         })?;
         // SAFETY: securityfs gives a dentry with an inode (`securityfs_create_dentry()`,
@@ -282,59 +280,35 @@ impl<T: Files> Drop for Directory<T> {
         // SAFETY: By the type's invariants. Takes the files along.
         unsafe { bindings::securityfs_remove(self.dir.as_ptr()) };
 
+        let closed = &raw mut **self.closed;
         for made in &self.made {
-            // SAFETY: We have a reference on the inode. From here on its `i_fop` is one of the
-            // kernel's own, whose open fails.
-            unsafe { bindings::make_bad_inode(made.inode.as_ptr()) };
+            // SAFETY: We have a reference on the inode, and `closed` is what its `i_fop` is.
+            unsafe { ffi::ima_trim_inode_retire(made.inode.as_ptr(), closed) };
         }
-        // Who opens to read or write counts first and then looks at `i_fop` (`do_dentry_open()`). A
-        // grace period has a full memory barrier on each CPU: who looked before it is counted by
-        // now. What is counted is about to fail, in `open()` below or before: a file that is open
-        // has a reference on the module, and there is none any more.
-        //
-        // SAFETY: No lock is held.
-        unsafe { bindings::synchronize_rcu() };
-        let began = Instant::now();
+        // Whoever has read `open()` below in `closed` comes out of it without having slept, as there is
+        // no reference on the module to be had: a file that is open has one, and then this does not run,
+        // or the module is not loaded yet, and then the files are not ready. Tasks RCU waits until each
+        // task has slept once, or has left the kernel.
+        ffi::ima_trim_synchronize_rcu_tasks();
+
+        let mut in_use = false;
         for made in &self.made {
-            made.wait(began);
             // SAFETY: We have a reference on the inode, and give it back.
-            unsafe { bindings::iput(made.inode.as_ptr()) };
+            unsafe {
+                in_use |= ffi::ima_trim_inode_shared(made.inode.as_ptr());
+                bindings::iput(made.inode.as_ptr());
+            }
         }
-    }
-}
-
-impl<T: Files> Made<T> {
-    /// Waits, when the file is removed, until nobody opens it any more.
-    ///
-    /// Who opens it with access mode 3, for neither reading nor writing, which takes the right to do
-    /// both, is not counted, but has a reference on the inode like all that have a path to the file.
-    /// As a descriptor made with `O_PATH`, which anybody can make, has it too and for as long as it
-    /// likes, that is not waited for without end, but for [`MAX_WAIT_NS`] since all files began to.
-    fn wait(&self, began: Instant<Monotonic>) {
-        let mut warned = false;
-
-        loop {
-            // SAFETY: We have a reference on the inode.
-            let (opened, shared) = unsafe {
-                (
-                    ffi::ima_trim_inode_opened(self.inode.as_ptr()),
-                    ffi::ima_trim_inode_shared(self.inode.as_ptr()),
-                )
-            };
-            // Not counted in sleeps: one of 2 ms takes 10 and more with the tick of most kernels.
-            let long = began.elapsed().as_nanos() >= MAX_WAIT_NS;
-
-            if !opened && (!shared || long) {
-                break;
-            }
-            if long && !warned {
-                log_warn!(
-                    "a process is held up while it opens a file of the module, by fanotify perhaps: \
-                     unloading waits for it"
-                );
-                warned = true;
-            }
-            fsleep(WAIT);
+        if in_use {
+            // Somebody has a path to a file, and may be on the way to `open` in `closed`, held up by
+            // fanotify. That can take as long as they like, so it is not waited for.
+            //
+            // SAFETY: It was allocated by `kmalloc()`, and is never freed.
+            unsafe { ffi::ima_trim_leak(closed.cast()) };
+        } else {
+            // SAFETY: It is not used again. Who opens a file has a reference on its inode, through the
+            // path, so nobody does: the inodes have had other operations since before the look at them.
+            unsafe { ManuallyDrop::drop(&mut self.closed) };
         }
     }
 }
@@ -342,17 +316,11 @@ impl<T: Files> Made<T> {
 /// The write bit of a file's owner.
 const MAY_WRITE: u16 = 0o200;
 
-/// How long until a removed file is looked at again.
-const WAIT: Delta = Delta::from_millis(2);
-
-/// How long, in nanoseconds, who only has a path to a removed file is waited for.
-const MAX_WAIT_NS: i64 = 2_000_000_000;
-
 /// The file operations.
 struct Operations<T>(PhantomData<T>);
 
 impl<T: Files> Operations<T> {
-    /// Those of an inode: without owner, and all they do is to open.
+    /// Those of an inode, until the directory goes: without owner, and all they do is to open.
     const CLOSED: bindings::file_operations = bindings::file_operations {
         open: Some(Self::open),
         // SAFETY: All of its fields may be zero: null pointers, and no flags.
@@ -379,8 +347,8 @@ impl<T: Files> Operations<T> {
     ///
     /// `inode` is one that a [`Directory`] of this type made, opened or being opened.
     unsafe fn entry<'a>(inode: *const bindings::inode) -> &'a Entry<T> {
-        // SAFETY: By the type's invariants `i_private` is the entry, which is freed only after
-        // nobody opens it any more.
+        // SAFETY: By the invariants of `Directory` `i_private` is the entry, which is freed only after
+        // nobody can be in one of these functions any more.
         unsafe { &*(*inode).i_private.cast::<Entry<T>>() }
     }
 
