@@ -51,7 +51,7 @@ pub(crate) use self::{
     table::Table,
     walk::Position, //
 };
-pub(crate) use crate::openers::Busy;
+pub(crate) use super::openers::Busy;
 
 use super::{
     btf::{

@@ -13,7 +13,7 @@ use super::{
     },
     Ima,
 };
-use crate::openers::{
+use crate::rust::openers::{
     self,
     Busy, //
 };

@@ -15,7 +15,7 @@ use super::{
         NOT_COUNTED, //
     },
 };
-use crate::openers::Busy;
+use crate::rust::openers::Busy;
 use core::marker::PhantomData;
 use kernel::{
     bindings::list_head,

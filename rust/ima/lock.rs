@@ -3,7 +3,7 @@
 //! IMA's two mutexes, as types: what is read and written under which, and the counters.
 
 use super::Ima;
-use crate::openers::Busy;
+use crate::rust::openers::Busy;
 use kernel::{
     sync::lock::{
         mutex::MutexBackend,

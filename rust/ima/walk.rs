@@ -9,14 +9,16 @@ use super::{
     Ima, //
 };
 use crate::{
-    openers::Busy,
     replay::{
         Piece,
         Records, //
     },
-    rust::task::{
-        self,
-        Interrupted, //
+    rust::{
+        openers::Busy,
+        task::{
+            self,
+            Interrupted, //
+        }, //
     },
 };
 use core::iter::from_fn;

@@ -17,7 +17,7 @@ pub mod errno;
 pub mod instance;
 #[path = "../../../rust/layout.rs"]
 pub mod layout;
-#[path = "../../../src/pure/openers.rs"]
+#[path = "../../../rust/openers.rs"]
 pub mod openers;
 #[path = "../../../src/pure/replay.rs"]
 pub mod replay;
