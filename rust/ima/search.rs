@@ -38,16 +38,14 @@ const ATTEMPTS: u32 = 4;
 struct Search {
     at: *mut list_head,
     generation: i64,
-    /// How many records there were ever before those that are looked at.
-    since: Option<i64>,
-    /// How many records are still to be looked at, once the search has begun.
+    /// How many records are still to be looked at.
     left: u64,
 }
 
 /// How a piece of a search ended.
-enum Looked<T> {
-    /// This was found.
-    Found(T),
+enum Looked {
+    /// The record was found, and is of this PCR.
+    Found(i32),
     /// There are more records to look at.
     More,
     /// There are no more records.
@@ -60,44 +58,27 @@ impl Ima {
     /// The PCR of the newest record that measured a buffer with this event name and these data: one
     /// of the template `ima-buf`, as IMA makes it of critical data unless a rule says otherwise.
     ///
-    /// Looks at the records that were added since there were `since` ever, or at all. If somebody takes
-    /// records out of the list meanwhile it begins again, a few times; `None` also if it is disturbed
-    /// once more.
+    /// Looks at the records that were added since there were `since` ever, or at all. If somebody
+    /// takes records out of the list meanwhile it begins again, a few times; `None` also if it is
+    /// disturbed once more.
     ///
     /// Takes `ima_extend_list_mutex` shortly, several times, and lets others run.
     pub(crate) fn find_buffer(&self, event: &[u8], data: &[u8], since: Option<i64>) -> Option<i32> {
-        self.find_last(since, |record| {
-            (record.template_name() == b"ima-buf"
-                && record
-                    .field(b"n-ng")
-                    .and_then(|name| name.strip_suffix(&[0]))
-                    == Some(event)
-                && record.field(b"buf") == Some(data))
-            .then(|| record.pcr())
-        })
-    }
-
-    /// What `judge` says of the last record that it says anything of, among those
-    /// that were added since there were `since` ever.
-    fn find_last<T>(
-        &self,
-        since: Option<i64>,
-        judge: impl Fn(&ListRecord<'_>) -> Option<T>,
-    ) -> Option<T> {
         for _ in 0..ATTEMPTS {
-            // INVARIANT: The head is always that of the list.
-            let mut search = Search {
-                at: self.symbols.ima_measurements.as_ptr(),
-                generation: self.lock_list().generation(),
-                since,
-                left: u64::MAX,
-            };
+            let mut list = self.lock_list();
+            let mut search = Search::begin(&list, since);
 
             loop {
-                match search.piece(self, &judge) {
-                    Looked::Found(found) => return Some(found),
+                let held_since = Instant::now();
+                let looked = search.look(&list, event, data);
+
+                drop(list);
+                leave_free(Instant::now(), nanoseconds(held_since));
+                task::cond_resched();
+                match looked {
+                    Looked::Found(pcr) => return Some(pcr),
                     Looked::Nowhere => return None,
-                    Looked::More => {}
+                    Looked::More => list = self.lock_list(),
                     Looked::Changed => break,
                 }
             }
@@ -107,32 +88,26 @@ impl Ima {
 }
 
 impl Search {
-    /// Looks at the next records. Sleeps.
-    fn piece<T>(&mut self, ima: &Ima, judge: impl Fn(&ListRecord<'_>) -> Option<T>) -> Looked<T> {
-        let list = ima.lock_list();
-        let since = Instant::now();
-        let looked = self.look(&list, judge);
+    /// Begins at the end of the list, where the first look has to be in the same hold of the mutex:
+    /// records that are appended after it are neither met nor counted in.
+    fn begin(list: &ListGuard<'_>, since: Option<i64>) -> Self {
+        let ima = list.ima;
+        let added = |since| u64::try_from(ima.full.read().saturating_sub(since)).unwrap_or(0);
 
-        drop(list);
-        leave_free(Instant::now(), nanoseconds(since));
-        task::cond_resched();
-        looked
+        // INVARIANT: The head is always that of the list.
+        Self {
+            at: ima.symbols.ima_measurements.as_ptr(),
+            generation: list.generation(),
+            left: since.map_or(u64::MAX, added),
+        }
     }
 
     /// Looks at the next records, within a hold of the mutex.
-    fn look<T>(
-        &mut self,
-        list: &ListGuard<'_>,
-        judge: impl Fn(&ListRecord<'_>) -> Option<T>,
-    ) -> Looked<T> {
+    fn look(&mut self, list: &ListGuard<'_>, event: &[u8], data: &[u8]) -> Looked {
+        let ima = list.ima;
+
         if list.generation() != self.generation {
             return Looked::Changed;
-        }
-        let ima = list.ima;
-        if let (true, Some(since)) = (self.at == ima.symbols.ima_measurements.as_ptr(), self.since)
-        {
-            // Those that are appended from now on are not looked at.
-            self.left = u64::try_from(ima.full.read().saturating_sub(since)).unwrap_or(0);
         }
         for _ in 0..PIECE {
             // SAFETY: By the invariants of the type `at` is a link of the list, as its generation
@@ -150,10 +125,19 @@ impl Search {
             // than this call.
             let record = unsafe { ListRecord::from_link(ima, link) };
 
-            if let Some(found) = record.as_ref().and_then(&judge) {
-                return Looked::Found(found);
+            if let Some(record) = record.filter(|record| measured(record, event, data)) {
+                return Looked::Found(record.pcr());
             }
         }
         Looked::More
     }
+}
+
+/// Whether the record is that of a buffer with this event name and these data.
+fn measured(record: &ListRecord<'_>, event: &[u8], data: &[u8]) -> bool {
+    let name = || record.field(b"n-ng")?.strip_suffix(&[0]);
+
+    record.template_name() == b"ima-buf"
+        && name() == Some(event)
+        && record.field(b"buf") == Some(data)
 }
