@@ -58,15 +58,12 @@ pub(crate) enum Offered {
 ///
 /// `ENODEV` if measuring is suspended, `ENOMEM`, `EINVAL`.
 pub(crate) fn measure(_thread: &KernelThread, event: &CStr, text: &[u8]) -> Result<Offered> {
-    let (0, len) = (
-        text.last().copied().unwrap_or(1),
-        text.len().saturating_sub(1),
-    ) else {
+    let Some((0, data)) = text.split_last() else {
         return Err(EINVAL);
     };
 
-    // SAFETY: `event` is a string; `text` has `len` bytes and a NUL behind.
-    let ret = unsafe { ffi::ima_trim_measure(event.as_char_ptr(), text.as_ptr(), len) };
+    // SAFETY: `event` is a string; `text` is `data` and a NUL behind.
+    let ret = unsafe { ffi::ima_trim_measure(event.as_char_ptr(), text.as_ptr(), data.len()) };
     match to_result(ret) {
         Ok(()) => Ok(Offered::Taken),
         Err(error) if error == EEXIST => Ok(Offered::Known),

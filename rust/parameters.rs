@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! The parameters of the module, which do not change after the load: those of mode 0444 are written
-//! to while the module is loaded, before it is initialised, and not any more.
+//! to before the module is initialised, and not any more. `chmod(2)` does not change that
+//! (`add_sysfs_param()`, `kernel/params.c`).
 
 use super::ffi;
 use kernel::{

@@ -114,10 +114,10 @@ pub(crate) struct Queue(Arc<Shared>);
 /// Why there is no answer to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallError {
-    /// The caller was killed. The work goes on.
+    /// The caller was killed, and the work goes on; or the queue is gone, as the module is about to.
     Interrupted,
-    /// The work was not begun, for lack of memory.
-    NotBegun,
+    /// There is no memory for it, and it was not begun.
+    NoMemory,
 }
 
 impl Queue {
@@ -144,8 +144,8 @@ impl Queue {
         R: Send + Unpin + 'static,
         F: FnOnce(&KernelThread) -> R + Send + Unpin + 'static,
     {
-        let item = Item::new().map_err(|AllocError| CallError::NotBegun)?;
-        let answer = Arc::pin_init(Answer::new(), GFP_KERNEL).map_err(|_| CallError::NotBegun)?;
+        let item = Item::new().map_err(|AllocError| CallError::NoMemory)?;
+        let answer = Arc::pin_init(Answer::new(), GFP_KERNEL).map_err(|_| CallError::NoMemory)?;
         let answered = answer.clone();
 
         let begun = self.begin(item, move |thread: &KernelThread| {
@@ -155,11 +155,11 @@ impl Queue {
             answered.finish();
         });
         if !begun {
-            return Err(CallError::NotBegun);
+            return Err(CallError::Interrupted);
         }
         answer.wait()?;
         let given = answer.given.lock().take();
-        given.ok_or(CallError::NotBegun)
+        given.ok_or(CallError::Interrupted)
     }
 }
 

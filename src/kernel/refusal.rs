@@ -215,7 +215,7 @@ impl From<CallError> for Refusal<'_> {
     fn from(error: CallError) -> Self {
         match error {
             CallError::Interrupted => Self::Interrupted,
-            CallError::NotBegun => Self::NoMemory,
+            CallError::NoMemory => Self::NoMemory,
         }
     }
 }
