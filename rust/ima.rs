@@ -220,7 +220,7 @@ impl Ima {
     /// IMA of the running kernel, the right to its digest hash table, and its TPM.
     ///
     /// Takes the claim, so there is one of each at most. Allocates and sleeps.
-    pub(crate) fn find(mut claim: Claim) -> Result<(Self, Table, Chip), FindError> {
+    pub(crate) fn find(claim: Claim) -> Result<(Self, Table, Chip), FindError> {
         let symbols = Symbols::find()?;
         let layout = layout(&symbols)?;
         // SAFETY: By the invariants of `Symbol` the pointers are valid. These variables are written
@@ -292,7 +292,7 @@ impl Ima {
                 full,
                 serialised,
             },
-            Table::new(&mut claim),
+            Table::new(claim),
             chip,
         ))
     }

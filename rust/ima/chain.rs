@@ -22,7 +22,10 @@ use crate::rust::{
 };
 use core::{
     marker::PhantomData,
-    ops::Deref,
+    ops::{
+        Deref,
+        DerefMut, //
+    },
     ptr::{
         self,
         NonNull, //
@@ -225,7 +228,7 @@ impl CutRecord<'_> {
     }
 
     /// Exchanges the entry, and leaves the one that it had as mark.
-    pub(super) fn exchange(&self, small: Small, _list: &ListGuard<'_>) {
+    pub(super) fn exchange(&mut self, small: Small, _list: &ListGuard<'_>) {
         let offset = self.0.ima.layout.queue_entry.entry;
         let entry = self.0.queue.as_ptr().wrapping_add(offset).cast();
 
@@ -236,10 +239,11 @@ impl CutRecord<'_> {
         self.link().set_mark(self.0.entry.as_ptr().cast());
     }
 
-    /// Frees the data of each field, and empties the field. No lookup reads them.
+    /// Frees the data of each field, and empties the field. No lookup reads them, and as `self` is
+    /// borrowed mutably, nobody still has what [`ListRecord::field`] gave of them.
     ///
     /// An entry that was made small has no template, and so no field.
-    pub(super) fn free_template_data(&self, bins: &mut Bins) {
+    pub(super) fn free_template_data(&mut self, bins: &mut Bins) {
         let layout = &self.0.ima.layout.field_data;
 
         for index in 0..self.0.num_fields() {
@@ -273,6 +277,12 @@ impl<'c> Deref for LastRecord<'c> {
     }
 }
 
+impl DerefMut for LastRecord<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.0
+    }
+}
+
 impl LastRecord<'_> {
     /// Leaves the record to the hash table.
     pub(super) fn leave(self) {
@@ -284,7 +294,7 @@ impl LastRecord<'_> {
     /// # Safety
     ///
     /// The hash table does not refer to the record, and no lookup is still reading it.
-    pub(super) unsafe fn free(self, bins: &mut Bins) {
+    pub(super) unsafe fn free(mut self, bins: &mut Bins) {
         self.free_template_data(bins);
         // SAFETY: By the safety requirement nobody reads the record, and as this is the last pass
         // nobody will. The queue entry was allocated by `kmalloc()` (`ima_queue.c`).
@@ -294,21 +304,13 @@ impl LastRecord<'_> {
         }
     }
 
-    /// Frees the entry that the record had before it was exchanged.
+    /// Frees an entry of the record: the one that it has, or had before it was exchanged.
     ///
     /// # Safety
     ///
-    /// `old` is that entry, its template data were freed, and no lookup is still reading it.
-    pub(super) unsafe fn free_old(&self, old: NonNull<u8>, bins: &mut Bins) {
-        // SAFETY: By the safety requirement.
-        unsafe { self.free_entry(old, bins) };
-    }
-
-    /// # Safety
-    ///
-    /// `entry` is a `struct ima_template_entry` that was this record's, and that nobody uses any
-    /// more. Its template data were freed.
-    unsafe fn free_entry(&self, entry: NonNull<u8>, bins: &mut Bins) {
+    /// `entry` is a `struct ima_template_entry` that is or was this record's, and that nobody uses
+    /// any more, lookups included. Its template data were freed.
+    pub(super) unsafe fn free_entry(&self, entry: NonNull<u8>, bins: &mut Bins) {
         let layout = &self.0 .0.ima.layout.template_entry;
 
         // SAFETY: By the safety requirement. Each was allocated by `kmalloc()` or the like

@@ -4,6 +4,7 @@
 
 use super::{
     access::Hold,
+    chain::Chain,
     lock::{
         nanoseconds,
         ListGuard,
@@ -149,8 +150,9 @@ impl Exclusive<'_, '_> {
         drop(list);
 
         // SAFETY: They are out of the list, and linked from `first` to the last as before. Nobody
-        // goes along them, as just said.
-        let cut = unsafe { Cut::new(first, position.records.unsigned_abs()) };
-        Ok((cut, nanoseconds(since)))
+        // goes along them, as just said. Only the list and the hash table keep records
+        // (`ima_queue.c`).
+        let chain = unsafe { Chain::new(first, position.records.unsigned_abs()) };
+        Ok((Cut(chain), nanoseconds(since)))
     }
 }

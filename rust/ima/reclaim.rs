@@ -4,7 +4,7 @@
 //!
 //! The digest hash table may still refer to them: see [`super::table`]. What was unlinked from it
 //! or exchanged is freed after a grace period; template data, which no lookup reads, in the time
-//! that others have the mutex, or that the grace period takes.
+//! that others have the mutex.
 
 use super::{
     chain::{
@@ -19,7 +19,6 @@ use super::{
     small::Small,
     table::{
         self,
-        GracePeriod,
         Table, //
     },
     Ima,
@@ -32,10 +31,7 @@ use core::ptr::{
     self,
     NonNull, //
 };
-use kernel::{
-    bindings::list_head,
-    time::Instant, //
-};
+use kernel::time::Instant;
 
 /// What a reclaim did.
 #[derive(Clone, Copy, Default)]
@@ -58,19 +54,9 @@ impl Reclaimed {
 
 /// Records that were cut off the list: nobody but the digest hash table refers to them.
 #[must_use = "the records are reachable by nobody else"]
-pub(crate) struct Cut(Chain);
+pub(crate) struct Cut(pub(super) Chain);
 
 impl Cut {
-    /// # Safety
-    ///
-    /// `first` is the link of the first of `records` records, which are linked by `next` and were
-    /// just taken out of the list, and which nobody goes along.
-    pub(super) unsafe fn new(first: *mut list_head, records: u64) -> Self {
-        // SAFETY: By the safety requirement. Of the holders of records only the list and the hash
-        // table keep them (`ima_queue.c`).
-        Self(unsafe { Chain::new(first, records) })
-    }
-
     /// Gives back the memory of the records, as far as the mode says.
     ///
     /// Takes `ima_extend_list_mutex` shortly, several times, waits for a grace period, and lets
@@ -112,7 +98,7 @@ impl Table {
 /// Frees the template data, as `ima_queue_delete()` (`ima_queue.c`) does, and leaves the rest to
 /// the hash table.
 fn keep(chain: Chain, ima: &Ima, bins: &mut Bins) {
-    chain.last_pass(ima, |record| {
+    chain.last_pass(ima, |mut record| {
         record.free_template_data(bins);
         record.leave();
     });
@@ -126,7 +112,7 @@ fn flush(mut chain: Chain, ima: &Ima, table: &mut Table, bins: &mut Bins, done: 
         .run(|record| record.link().set_mark(marked()));
 
     let mut data = chain.pass(ima);
-    let mut free_data = |record: CutRecord<'_>| record.free_template_data(bins);
+    let mut free_data = |mut record: CutRecord<'_>| record.free_template_data(bins);
     let mut sweep = table.sweep(ima, table::ALL, true);
     let complete = sweep.run(
         |hold_ns| done.held(hold_ns),
@@ -135,9 +121,8 @@ fn flush(mut chain: Chain, ima: &Ima, table: &mut Table, bins: &mut Bins, done: 
         },
     );
     let left = sweep.left;
-    let grace_period = GracePeriod::begin();
     data.run(free_data);
-    grace_period.wait();
+    table::grace_period();
 
     chain.last_pass(ima, |record| {
         if complete || record.link().mark() == unlinked() {
@@ -172,7 +157,7 @@ fn compact(
         let mut batch: [Option<(CutRecord<'_>, Small)>; STEP] = [const { None }; STEP];
         let mut places = batch.iter_mut();
 
-        more = pass.step(&mut |record| {
+        more = pass.step(&mut |mut record| {
             record.free_template_data(bins);
             if record.is_violation() {
                 violations = true;
@@ -191,7 +176,7 @@ fn compact(
 
         let list = ima.lock_list();
         let since = Instant::now();
-        for (record, small) in batch.iter_mut().filter_map(Option::take) {
+        for (mut record, small) in batch.iter_mut().filter_map(Option::take) {
             record.exchange(small, &list);
         }
         drop(list);
@@ -203,7 +188,7 @@ fn compact(
             .sweep(ima, table::VIOLATIONS_ONLY, false)
             .run(|hold_ns| done.held(hold_ns), || {});
     }
-    GracePeriod::begin().wait();
+    table::grace_period();
 
     chain.last_pass(ima, |record| {
         let mark = record.link().mark();
@@ -218,7 +203,7 @@ fn compact(
             if let Some(old) = NonNull::new(mark.cast::<u8>()) {
                 // SAFETY: `exchange()` left the entry that the record had. Its template data are
                 // freed, and the lookups that may have seen it have ended with the grace period.
-                unsafe { record.free_old(old, bins) };
+                unsafe { record.free_entry(old, bins) };
             }
         }
         record.leave();

@@ -67,7 +67,6 @@ unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
 /// - Nobody writes to them during `'r`, but to `hnext` and `later` of the former.
 /// - Either the entry has a template, as many fields as that, and `slots` digests (`Ima`); or it
 ///   has none of these, but the digest in `lookup_slot`.
-///
 pub(crate) struct ListRecord<'r> {
     pub(super) ima: &'r Ima,
     pub(super) queue: NonNull<u8>,
@@ -144,19 +143,24 @@ impl<'r> ListRecord<'r> {
             .unwrap_or(0)
     }
 
-    /// The `struct ima_field_data` of field `index`, which must be less than `num_fields`.
+    /// The `struct ima_field_data` of field `index`, if there are as many.
     pub(super) fn field_data(&self, index: usize) -> Option<NonNull<u8>> {
         let layout = &self.ima.layout;
-        let offset = index
+        let offset = (index < self.num_fields())
+            .then_some(index)?
             .checked_mul(layout.field_data.size)?
             .checked_add(layout.template_entry.template_data)?;
 
         NonNull::new(self.entry.as_ptr().wrapping_add(offset))
     }
 
-    /// The identifier of field `index`, which must be less than `num_fields`.
+    /// The identifier of field `index`, if there are as many.
     fn field_id(&self, index: usize) -> Option<&[u8]> {
         let layout = &self.ima.layout;
+
+        if index >= self.num_fields() {
+            return None;
+        }
         // SAFETY: Templates are valid for ever, and `fields` points to `num_fields` pointers
         // (`template_desc_init_fields()`, `ima_template.c`), of which `index` is one.
         let field = unsafe {

@@ -44,7 +44,6 @@ use kernel::{
         hlist_node,
         list_head, //
     },
-    ffi::c_ulong,
     sync::atomic::{
         Atomic,
         Relaxed,
@@ -74,15 +73,16 @@ pub(super) const VIOLATIONS_ONLY: Range<usize> = VIOLATIONS..VIOLATIONS + 1;
 
 /// The right to take records out of IMA's digest hash table.
 ///
-/// There is one: [`Ima::find`] makes it, and takes a claim of which there is one. Whoever has it
-/// borrowed mutably is the only one who takes records out of the table, exchanges entries, or frees
-/// what was in it.
-pub(crate) struct Table(());
+/// There is one, as it is made of the one claim. Whoever has it borrowed mutably is the only one who
+/// takes records out of the table, exchanges entries, or frees what was in it.
+pub(crate) struct Table {
+    _claim: Claim,
+}
 
 impl Table {
-    /// To be called where there can be no other.
-    pub(super) fn new(_: &mut Claim) -> Self {
-        Self(())
+    /// The right that comes with the claim.
+    pub(super) fn new(claim: Claim) -> Self {
+        Self { _claim: claim }
     }
 
     /// A sweep over these buckets, which unlinks marked records, and with `all` those too that
@@ -124,21 +124,10 @@ fn table(list: &ListGuard<'_>) -> *mut hlist_head {
     unsafe { list.ima.symbols.ima_htable.as_ptr().read() }.cast()
 }
 
-/// A grace period: when it has ended, so have all lookups that began before it did.
-pub(super) struct GracePeriod(c_ulong);
-
-impl GracePeriod {
-    /// Begins one. What was stored before is seen by all lookups that do not end with it.
-    pub(super) fn begin() -> Self {
-        // SAFETY: The function has no requirements.
-        Self(unsafe { bindings::start_poll_synchronize_rcu() })
-    }
-
-    /// Waits until it has ended.
-    pub(super) fn wait(self) {
-        // SAFETY: The function has no requirements but that it may sleep.
-        unsafe { bindings::cond_synchronize_rcu(self.0) };
-    }
+/// Waits until all lookups have ended that may not have seen what was stored before.
+pub(super) fn grace_period() {
+    // SAFETY: The function has no requirements but that it may sleep.
+    unsafe { bindings::synchronize_rcu() };
 }
 
 /// A sweep over buckets of the hash table, which unlinks marked records.
@@ -210,7 +199,8 @@ impl Sweep<'_> {
         }
         while self.bucket < self.end {
             // SAFETY: The table is the one that the sweep began in, and the mutex, which covers it,
-            // is held; `after` was not unlinked, as nobody else unlinks.
+            // is held. `bucket` is less than `end`. `after` was not unlinked or freed since: only
+            // who has the `Table` does that, or IMA's own deletion, when it has exchanged the table.
             let mut slot = unsafe { self.slot(self.bucket, self.after) };
 
             loop {
