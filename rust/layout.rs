@@ -30,8 +30,6 @@ const MAX_LISTS: u64 = 8;
 /// Offsets and sizes, in bytes, of all that the module reads in IMA's structs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// `struct list_head`
-    pub list_head: ListHead,
     /// `struct ima_queue_entry`
     pub queue_entry: QueueEntry,
     /// `struct ima_template_entry`
@@ -46,19 +44,6 @@ pub struct Layout {
     pub tpm_digest: TpmDigest,
     /// `enum binary_lists`
     pub binary_lists: BinaryLists,
-}
-
-/// `struct list_head` (`include/linux/types.h`): exactly two pointers to its like, `next` first.
-/// The `kernel` crate's bindings know it too; this only makes certain that the BTF is of that
-/// kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ListHead {
-    /// Size of the struct.
-    pub size: usize,
-    /// `struct list_head *next`
-    pub next: usize,
-    /// `struct list_head *prev`
-    pub prev: usize,
 }
 
 /// `struct ima_queue_entry` (`security/integrity/ima/ima.h`): a record's place in the list.
@@ -371,9 +356,6 @@ impl fmt::Display for LayoutError {
     }
 }
 
-const LIST_HEAD: &str = "list_head";
-const NEXT: &str = "next";
-const PREV: &str = "prev";
 const TEMPLATE_ENTRY: &str = "ima_template_entry";
 const TEMPLATE_DESC: &str = "ima_template_desc";
 const TEMPLATE_FIELD: &str = "ima_template_field";
@@ -391,21 +373,6 @@ impl Layout {
         use Expected::{Array, Char, Flexible, Pointer, Struct};
 
         // Each struct comes before those that refer to it: one that is not there is named first.
-        let (size, [next, prev]) = members(
-            index,
-            LIST_HEAD,
-            [
-                (NEXT, Pointer(&Struct(LIST_HEAD))),
-                (PREV, Pointer(&Struct(LIST_HEAD))),
-            ],
-        )?;
-        let list_head = ListHead {
-            size,
-            next: next.offset,
-            prev: prev.offset,
-        };
-        list_head.check()?;
-
         let (size, [alg_id, digest]) = members(
             index,
             TPM_DIGEST,
@@ -472,7 +439,7 @@ impl Layout {
             "ima_queue_entry",
             [
                 ("hnext", Struct("hlist_node")),
-                ("later", Struct(LIST_HEAD)),
+                ("later", Struct("list_head")),
                 ("entry", Pointer(&Struct(TEMPLATE_ENTRY))),
             ],
         )?;
@@ -496,7 +463,6 @@ impl Layout {
         };
 
         Ok(Self {
-            list_head,
             queue_entry,
             template_entry,
             template_desc,
@@ -508,26 +474,11 @@ impl Layout {
     }
 }
 
-impl ListHead {
-    fn check(&self) -> Result<(), LayoutError> {
-        let word = WORD as usize;
-        if self.size != word.saturating_mul(2) {
-            return Err(LayoutError::Size {
-                structure: LIST_HEAD,
-                size: self.size,
-            });
-        }
-        for (member, offset, expected) in [(NEXT, self.next, 0), (PREV, self.prev, word)] {
-            if offset != expected {
-                return Err(LayoutError::Place {
-                    structure: LIST_HEAD,
-                    member,
-                    bit_offset: offset.saturating_mul(8),
-                    struct_size: self.size,
-                });
-            }
-        }
-        Ok(())
+impl Layout {
+    /// Where in the array `digests` of a record the digest of this slot is, in bytes.
+    pub fn digest_offset(&self, slot: usize) -> Option<usize> {
+        slot.checked_mul(self.tpm_digest.size)?
+            .checked_add(self.tpm_digest.digest)
     }
 }
 

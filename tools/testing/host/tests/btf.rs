@@ -8,7 +8,7 @@ mod btf_fixtures;
 use btf_fixtures::*;
 use ima_trim_pure::btf::{Btf, BtfError, Index, Kind};
 use ima_trim_pure::layout::{
-    BinaryLists, FieldData, Layout, LayoutError, ListHead, QueueEntry, TemplateDesc, TemplateEntry,
+    BinaryLists, FieldData, Layout, LayoutError, QueueEntry, TemplateDesc, TemplateEntry,
     TemplateField, TpmDigest,
 };
 use proptest::prelude::*;
@@ -18,11 +18,6 @@ use std::time::{Duration, Instant};
 
 /// What [`Ima::new`] describes.
 const LAYOUT: Layout = Layout {
-    list_head: ListHead {
-        size: 16,
-        next: 0,
-        prev: 8,
-    },
     queue_entry: QueueEntry {
         size: 40,
         hnext: 0,
@@ -67,8 +62,6 @@ const LAYOUT: Layout = Layout {
 
 /// All members that the layout has, by struct.
 const MEMBERS: &[(&str, &str)] = &[
-    ("list_head", "next"),
-    ("list_head", "prev"),
     ("ima_queue_entry", "hnext"),
     ("ima_queue_entry", "later"),
     ("ima_queue_entry", "entry"),
@@ -88,7 +81,6 @@ const MEMBERS: &[(&str, &str)] = &[
 ];
 
 const STRUCTS: &[&str] = &[
-    "list_head",
     "ima_queue_entry",
     "ima_template_entry",
     "ima_template_desc",
@@ -206,11 +198,6 @@ fn the_layout_of_a_real_kernel_is_what_pahole_says() {
     let offset = |member: &str| pahole[member].0;
     let size = |name: &str| pahole[name].1;
     let expected = Layout {
-        list_head: ListHead {
-            size: size("list_head"),
-            next: offset("list_head.next"),
-            prev: offset("list_head.prev"),
-        },
         queue_entry: QueueEntry {
             size: size("ima_queue_entry"),
             hnext: offset("ima_queue_entry.hnext"),
@@ -597,7 +584,7 @@ fn typedefs_are_followed_so_far_and_no_further() {
     // A typedef of itself: the first type after the structs and the enum.
     let own_id = Ima::new().structs.len() as u32 + 2;
     let error = altered(|ima| {
-        ima.member("list_head", "next").ty = alias(TYPEDEF, "t", Ty::Id(own_id));
+        ima.member("ima_field_data", "data").ty = alias(TYPEDEF, "t", Ty::Id(own_id));
     })
     .unwrap_err();
     assert_eq!(
@@ -606,7 +593,7 @@ fn typedefs_are_followed_so_far_and_no_further() {
     );
 
     refused("invalid BTF type id: 4000000000", |ima| {
-        ima.member("list_head", "next").ty = pointer(Ty::Id(4_000_000_000));
+        ima.member("ima_field_data", "data").ty = pointer(Ty::Id(4_000_000_000));
     });
 }
 
@@ -640,7 +627,6 @@ fn the_layout_follows_the_declarations() {
     assert_eq!(
         moved,
         Ok(Layout {
-            list_head: LAYOUT.list_head,
             queue_entry: QueueEntry {
                 size: 56,
                 hnext: 8,
@@ -960,13 +946,6 @@ fn each_member_is_aligned_within_its_struct() {
     refused_place("tpm_digest", "digest", |ima| {
         ima.member("tpm_digest", "digest").ty = array(unsigned_char(), 65);
     });
-    refused_place("list_head", "prev", |ima| {
-        ima.member("list_head", "prev").bit_offset = 0
-    });
-    refused_place("list_head", "next", |ima| {
-        ima.member("list_head", "next").bit_offset = 64;
-        ima.member("list_head", "prev").bit_offset = 0;
-    });
 }
 
 #[track_caller]
@@ -979,7 +958,6 @@ fn refused_place(structure: &str, member: &str, alter: impl FnOnce(&mut Ima)) {
 #[test]
 fn each_struct_could_be_the_element_of_an_array() {
     for (structure, size) in [
-        ("list_head", 24),
         ("ima_queue_entry", 41),
         ("ima_template_entry", 34),
         ("ima_template_desc", 52),
@@ -1024,16 +1002,14 @@ fn structs_of_one_name_must_agree() {
                 .starts_with(&format!("struct {name} has no member '")),
             "{error}"
         );
-        if name != "list_head" {
-            let message = format!("there are different structs {name}");
-            let error = again(&|copy| copy.size += 16).unwrap_err();
-            assert_eq!(error.to_string(), message);
-            let error = again(&|copy| {
-                copy.size += 16;
-                copy.members.iter_mut().for_each(|m| m.bit_offset += 64);
-            });
-            assert_eq!(error.unwrap_err().to_string(), message);
-        }
+        let message = format!("there are different structs {name}");
+        let error = again(&|copy| copy.size += 16).unwrap_err();
+        assert_eq!(error.to_string(), message);
+        let error = again(&|copy| {
+            copy.size += 16;
+            copy.members.iter_mut().for_each(|m| m.bit_offset += 64);
+        });
+        assert_eq!(error.unwrap_err().to_string(), message);
     }
     // What is not used need not agree, nor does what only has the same name.
     assert_eq!(

@@ -15,7 +15,6 @@ from ima_trim_lib import check, equal, test
 DEVICE = "/dev/ima_trim_btf"
 SOURCE = lib.source("rust/layout.rs")
 MEMBERS = {
-    "list_head": ["next", "prev"],
     "tpm_digest": ["alg_id", "digest"],
     "ima_field_data": ["data", "len"],
     "ima_template_field": ["field_id"],

@@ -158,6 +158,11 @@ impl Ima {
         let list = || S("list_head");
         let structs = vec![
             structure(
+                "ima_field_data",
+                16,
+                &[("data", pointer(u8()), 0), ("len", u32(), 8)],
+            ),
+            structure(
                 "list_head",
                 16,
                 &[("next", pointer(list()), 0), ("prev", pointer(list()), 8)],
@@ -213,11 +218,6 @@ impl Ima {
                     ("field_init", pointer(Ty::Void), 16),
                     ("field_show", pointer(Ty::Void), 24),
                 ],
-            ),
-            structure(
-                "ima_field_data",
-                16,
-                &[("data", pointer(u8()), 0), ("len", u32(), 8)],
             ),
             structure(
                 "tpm_digest",
