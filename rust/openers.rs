@@ -31,8 +31,6 @@ pub enum Busy {
         /// `measure_writer_extra_writes`.
         extra: i64,
     },
-    /// There are as many readers as can be counted.
-    TooManyReaders,
     /// Records are staged.
     Staged(i64),
     /// IMA has suspended measuring.
@@ -49,11 +47,9 @@ impl Busy {
         match self {
             Self::Suspended => Errno::Stale,
             Self::Changed | Self::Corrupt => Errno::Uclean,
-            Self::Writer
-            | Self::Readers(_)
-            | Self::Inconsistent { .. }
-            | Self::TooManyReaders
-            | Self::Staged(_) => Errno::Busy,
+            Self::Writer | Self::Readers(_) | Self::Inconsistent { .. } | Self::Staged(_) => {
+                Errno::Busy
+            }
         }
     }
 }
@@ -75,9 +71,6 @@ impl fmt::Display for Busy {
                  itself (ima_measure_users={users}, measure_writer_extra_writes={extra}): a file \
                  opened for writing was closed by another task; close all, or reboot"
             ),
-            Self::TooManyReaders => {
-                f.write_str("the measurement list files are open too often to be opened once more")
-            }
             Self::Staged(count) => write!(
                 f,
                 "{count} records are staged: somebody else is about to delete them, and after that \

@@ -290,14 +290,6 @@ symbols! {
     start_btf = c"__start_BTF": u8,
 }
 
-/// The end of the kernel's BTF.
-///
-/// It is no place to read from and may be where another symbol begins, so only the order of the
-/// two addresses is checked.
-fn stop_btf() -> core::result::Result<usize, SymbolError> {
-    look_up(c"__stop_BTF")
-}
-
 /// What kexec says of itself to the kernel that it starts, in the upper half of a byte
 /// (`type_of_loader`, `Documentation/arch/x86/boot.rst`).
 const KEXEC_LOADER: i32 = 0xd;
@@ -325,7 +317,9 @@ impl Symbols {
     /// The kernel's BTF.
     pub(crate) fn btf(&self) -> core::result::Result<&'static [u8], SymbolError> {
         let start = self.start_btf.as_ptr();
-        let stop = stop_btf()?;
+        // It is no place to read from and may be where another symbol begins, so only the order of
+        // the two addresses is checked.
+        let stop = look_up(c"__stop_BTF")?;
 
         match stop.checked_sub(start as usize) {
             Some(len) if (1..=MAX_BTF).contains(&len) => {

@@ -47,7 +47,7 @@ impl MeasureGuard<'_> {
     fn count_in(&mut self) -> Result<(), Busy> {
         let users = self.readers()?;
 
-        self.set_users(users.checked_add(1).ok_or(Busy::TooManyReaders)?);
+        self.set_users(users.checked_add(1).ok_or(Busy::Readers(i64::MAX))?);
         Ok(())
     }
 

@@ -113,7 +113,7 @@ fn flush(mut chain: Chain, ima: &Ima, table: &mut Table, bins: &mut Bins, done: 
 
     let mut data = chain.pass(ima);
     let mut free_data = |mut record: CutRecord<'_>| record.free_template_data(bins);
-    let mut sweep = table.sweep(ima, table::ALL, true);
+    let mut sweep = table.sweep(ima, true);
     let complete = sweep.run(
         |hold_ns| done.held(hold_ns),
         || {
@@ -185,7 +185,7 @@ fn compact(
 
     if violations {
         table
-            .sweep(ima, table::VIOLATIONS_ONLY, false)
+            .sweep(ima, false)
             .run(|hold_ns| done.held(hold_ns), || {});
     }
     table::grace_period();

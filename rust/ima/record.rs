@@ -45,19 +45,6 @@ pub(super) unsafe fn member<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
     unsafe { base.as_ptr().add(offset).cast::<T>().read() }
 }
 
-/// The bytes of a string, without its NUL.
-///
-/// # Safety
-///
-/// `text` is null, or a NUL-terminated string that is not changed during `'a`.
-unsafe fn string<'a>(text: *const u8) -> &'a [u8] {
-    if text.is_null() {
-        return &[];
-    }
-    // SAFETY: By the safety requirement.
-    unsafe { CStr::from_char_ptr(text.cast()) }.to_bytes()
-}
-
 /// A record in the list, or one that was cut off.
 ///
 /// # Invariants
@@ -106,9 +93,7 @@ impl<'r> ListRecord<'r> {
         self.template()?;
         // SAFETY: By the invariants of the type, and `digests` is a pointer.
         let digests = unsafe { member::<*const u8>(self.entry, layout.template_entry.digests) };
-        let offset = slot
-            .checked_mul(layout.tpm_digest.size)?
-            .checked_add(layout.tpm_digest.digest)?;
+        let offset = layout.digest_offset(slot)?;
 
         (!digests.is_null()).then(|| digests.wrapping_add(offset))
     }
@@ -128,8 +113,14 @@ impl<'r> ListRecord<'r> {
         };
 
         // SAFETY: Templates are valid for ever and never changed once a record has them
-        // (`ima_template.c`); `name` is a string or null.
-        unsafe { string(member(template, self.ima.layout.template_desc.name)) }
+        // (`ima_template.c`), and `name` is a pointer.
+        let name = unsafe { member::<*const u8>(template, self.ima.layout.template_desc.name) };
+
+        if name.is_null() {
+            return &[];
+        }
+        // SAFETY: It is a string, as valid as the template.
+        unsafe { CStr::from_char_ptr(name.cast()) }.to_bytes()
     }
 
     /// How many fields the template, and so the record, has.

@@ -31,9 +31,7 @@ impl Small {
         let size = header.checked_add(ima.lookup_size)?;
         let from = record.digest_at(slot)?;
         // What the lookup adds to `digests` to come to the digest.
-        let offset = slot
-            .checked_mul(layout.tpm_digest.size)?
-            .checked_add(layout.tpm_digest.digest)?;
+        let offset = layout.digest_offset(slot)?;
         let memory = ffi::ima_trim_zalloc(size).cast::<u8>();
         // INVARIANT: It was just allocated.
         let small = Self(NonNull::new(memory)?);

@@ -33,10 +33,7 @@ use crate::rust::{
     ffi,
     task, //
 };
-use core::{
-    ops::Range,
-    ptr, //
-};
+use core::ptr;
 use kernel::{
     bindings::{
         self,
@@ -62,14 +59,9 @@ const BATCH: usize = 64;
 /// this kernel is one of the things that the parameter `untested` takes the responsibility for.
 const BUCKETS: usize = 1024;
 
-/// The bucket of violations: `ima_hash_key()` (`ima.h`) of a digest of zeros.
-const VIOLATIONS: usize = 0;
-
-/// All buckets.
-pub(super) const ALL: Range<usize> = 0..BUCKETS;
-
-/// The bucket of violations alone.
-pub(super) const VIOLATIONS_ONLY: Range<usize> = VIOLATIONS..VIOLATIONS + 1;
+/// How many buckets, from the first one, have violations: `ima_hash_key()` (`ima.h`) of a digest of
+/// zeros is 0.
+const VIOLATION_BUCKETS: usize = 1;
 
 /// The right to take records out of IMA's digest hash table.
 ///
@@ -85,25 +77,19 @@ impl Table {
         Self { _claim: claim }
     }
 
-    /// A sweep over these buckets, which unlinks marked records, and with `all` those too that
-    /// earlier deletions left. Takes `ima_extend_list_mutex` shortly.
-    pub(super) fn sweep<'t>(
-        &'t mut self,
-        ima: &'t Ima,
-        buckets: Range<usize>,
-        all: bool,
-    ) -> Sweep<'t> {
+    /// A sweep that unlinks marked records: with `all` wherever they are, and those too that earlier
+    /// deletions left; else only violations. Takes `ima_extend_list_mutex` shortly.
+    pub(super) fn sweep<'t>(&'t mut self, ima: &'t Ima, all: bool) -> Sweep<'t> {
         let list = ima.lock_list();
 
-        // INVARIANT: The end is one of the two constants', and the bucket has no node to go on
-        // after.
+        // INVARIANT: The end is one of the two constants, and there is no node to go on after.
         Sweep {
             ima,
             _table: self,
             began: table(&list),
             deleted: list.counters().deleted(),
-            bucket: buckets.start,
-            end: buckets.end.min(BUCKETS),
+            bucket: 0,
+            end: if all { BUCKETS } else { VIOLATION_BUCKETS },
             after: ptr::null_mut(),
             all,
             left: Chain::empty(),
@@ -201,7 +187,13 @@ impl Sweep<'_> {
             // SAFETY: The table is the one that the sweep began in, and the mutex, which covers it,
             // is held. `bucket` is less than `end`. `after` was not unlinked or freed since: only
             // who has the `Table` does that, or IMA's own deletion, when it has exchanged the table.
-            let mut slot = unsafe { self.slot(self.bucket, self.after) };
+            let mut slot = unsafe {
+                if self.after.is_null() {
+                    &raw mut (*self.began.add(self.bucket)).first
+                } else {
+                    &raw mut (*self.after).next
+                }
+            };
 
             loop {
                 if seen >= BATCH {
@@ -237,23 +229,6 @@ impl Sweep<'_> {
             self.after = ptr::null_mut();
         }
         Swept::All
-    }
-
-    /// Where the first node of a bucket is found, or the one behind `after` if that is not null.
-    ///
-    /// # Safety
-    ///
-    /// The mutex is held, and the table is the one that the sweep began in. There is such a bucket,
-    /// and `after` is null or a node in it.
-    unsafe fn slot(&self, bucket: usize, after: *mut hlist_node) -> *mut *mut hlist_node {
-        // SAFETY: By the safety requirement.
-        unsafe {
-            if after.is_null() {
-                &raw mut (*self.began.add(bucket)).first
-            } else {
-                &raw mut (*after).next
-            }
-        }
     }
 
     /// Whether the record of this node is to be unlinked. Notes that it is, then.

@@ -260,7 +260,6 @@ fn who_is_in_the_way_is_told() {
             Errno::Busy,
             "ima_measure_users=1, measure_writer_extra_writes=2",
         ),
-        (Busy::TooManyReaders, Errno::Busy, "too often"),
         (Busy::Staged(4), Errno::Busy, "4 records are staged"),
         (Busy::Suspended, Errno::Stale, "suspended"),
         (Busy::Changed, Errno::Uclean, "somebody else removed"),
