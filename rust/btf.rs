@@ -5,8 +5,8 @@
 //! The kernel describes its own types, private structs included, in one blob of BTF: a header, a
 //! section of type records and a section of strings (`include/uapi/linux/btf.h`,
 //! `Documentation/bpf/btf.rst`). This reads such a blob where it lies. It allocates nothing, checks
-//! every offset and length before it uses it, and its every loop is bounded by the size of the blob:
-//! a blob that is cut short or altered gives an error or other types, never a crash.
+//! every offset and length before it uses it, and its every loop is bounded by the size of the
+//! blob: a blob that is cut short or altered gives an error or other types, never a crash.
 //!
 //! ```text
 //! let btf = Btf::parse(blob)?;
@@ -263,15 +263,6 @@ impl<'a> Btf<'a> {
             value,
             data: tail.get(..length).ok_or(short)?,
         })
-    }
-
-    /// The kind of the record at `offset`; quicker than reading the record.
-    fn kind_at(&self, offset: u32) -> Option<u8> {
-        // The most significant byte of the second word.
-        let at = if self.big_endian { 4 } else { 7 };
-        let byte = self.types.get((offset as usize).checked_add(at)?)?;
-
-        Some(byte & 0x7f)
     }
 
     /// The name at `offset` in the string section.
@@ -535,9 +526,6 @@ impl<'i> Index<'i> {
     ) -> impl Iterator<Item = Result<Kind<'i>, BtfError>> + 'n {
         self.offsets.iter().filter_map(move |&offset| {
             let found = || {
-                if self.btf.kind_at(offset).is_some_and(|kind| !wanted(kind)) {
-                    return Ok(None);
-                }
                 let record = self.btf.record(offset as usize)?;
                 if wanted(record.kind) && self.btf.is_name(record.name, name)? {
                     self.kind(&record).map(Some)
