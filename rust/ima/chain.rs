@@ -40,8 +40,8 @@ use kernel::{
     }, //
 };
 
-/// How many records a step of a pass has, at most.
-pub(super) const STEP: usize = 64;
+/// How many records a step of a pass has, at most. `compact` has as many on its stack.
+pub(super) const STEP: usize = 32;
 
 /// Marks in `later.prev`: addresses of no list.
 static MARKS: [u8; 2] = [0; 2];

@@ -11,8 +11,9 @@ use kernel::{
     ffi::c_void, //
 };
 
-/// How many pieces of memory are freed together, at most.
-const GATHERED: usize = 32;
+/// How many pieces of memory are freed together, at most. There are four times as many on the
+/// stack.
+const GATHERED: usize = 16;
 
 /// Memory of one kind that nobody uses any more, gathered to be freed together.
 ///
