@@ -2,9 +2,9 @@
 
 //! The one claim on IMA.
 //!
-//! Much of what is safe in `rust/` is so because there is one [`super::ima::Ima`] only: one that counts
-//! the readers that the module is, and one whose records are cut and freed. So finding it takes a
-//! [`Claim`], which nobody but the module's root makes.
+//! Much of what is safe in `rust/` is so because there is one [`super::ima::Ima`] only: one that
+//! counts the readers that the module is, and one whose records are cut and freed. So finding it
+//! takes a [`Claim`], which nobody but the module's root makes.
 
 use kernel::sync::atomic::{
     Atomic,

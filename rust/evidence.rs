@@ -51,10 +51,10 @@ pub(crate) enum Offered {
 
 /// Has IMA measure a text as critical data of label `ima_trim`.
 ///
-/// `event` is IMA's name for it. `text` ends with a NUL, which is not measured: IMA takes the buffer
-/// for a name, too (`process_buffer_measurement()`, `ima_main.c`), and looks for the end of that. No
-/// lock may be held: this sleeps, takes `ima_extend_list_mutex`, and waits for the TPM, for which it
-/// has to be a thread of the kernel.
+/// `event` is IMA's name for it. `text` ends with a NUL, which is not measured: IMA takes the
+/// buffer for a name, too (`process_buffer_measurement()`, `ima_main.c`), and looks for the end of
+/// that. No lock may be held: this sleeps, takes `ima_extend_list_mutex`, and waits for the TPM,
+/// for which it has to be a thread of the kernel.
 ///
 /// `ENODEV` if measuring is suspended, `ENOMEM`, `EINVAL`.
 pub(crate) fn measure(_thread: &KernelThread, event: &CStr, text: &[u8]) -> Result<Offered> {

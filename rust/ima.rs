@@ -81,7 +81,7 @@ use kernel::prelude::*;
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
 pub(crate) fn measure_pcr() -> u32 {
-    // SAFETY: It is a constant.
+    // SAFETY: It is a constant of `helpers.c`.
     unsafe { ffi::ima_trim_measure_pcr }
 }
 
@@ -240,7 +240,7 @@ impl Ima {
         if htable.is_null() {
             return Err(FindError::NoIma);
         }
-        // SAFETY: It is `ima_tpm_chip`.
+        // SAFETY: It is what was just read of `ima_tpm_chip`.
         let chip = NonNull::new(chip).map(|chip| unsafe { Chip::new(chip) });
         let Some(chip) = chip else {
             return Err(FindError::NoTpm);

@@ -4,8 +4,8 @@
 
 use kernel::bindings;
 
-/// Random bytes, of the kernel's own generator. May be called in any context; before the generator is
-/// seeded they are as good as it has them.
+/// Random bytes, of the kernel's own generator. May be called in any context; before the generator
+/// is seeded they are as good as it has them.
 pub(crate) fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
 

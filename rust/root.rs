@@ -18,8 +18,8 @@ use crate::{
 };
 use kernel::prelude::*;
 
-/// The module. What its code runs in is gone when it is dropped: first the files, then the work that
-/// is under way. Only then does the log have the values, which nothing changes any more.
+/// The module. What its code runs in is gone when it is dropped: first the files, then the work
+/// that is under way. Only then does the log have the values, which nothing changes any more.
 pub(crate) struct ImaTrim {
     _directory: Directory<Trimmer>,
     _workqueue: Workqueue,

@@ -6,13 +6,15 @@
 //! securityfs has no handshake between opening and removing as debugfs has, and a file that is
 //! opened while its module goes away ends in a `WARN_ON()` of `do_dentry_open()` (`fs/open.c`), or
 //! worse. So inodes here have a `file_operations` without owner, which only knows how to open: it
-//! takes a reference on the module, or fails, and then gives the file its real `file_operations`, as
-//! `misc_open()` does (`drivers/char/misc.c`). When a [`Directory`] is dropped, the inodes become bad,
-//! and whoever has seen that `file_operations` before, and may be held up for as long as fanotify
-//! likes, finds another `open` in it. So its memory outlives the module if need be; its code does not.
+//! takes a reference on the module, or fails, and then gives the file its real `file_operations`,
+//! as `misc_open()` does (`drivers/char/misc.c`). When a [`Directory`] is dropped, the inodes
+//! become bad, and whoever has seen that `file_operations` before, and may be held up for as long
+//! as fanotify likes, finds another `open` in it. So its memory outlives the module if need be; its
+//! code does not.
 //!
-//! Files that requests are written to can be opened exclusively (`O_EXCL`): nobody else has any of them
-//! open for writing then. No path is created by such an open, so that the flag means nothing else.
+//! Files that requests are written to can be opened exclusively (`O_EXCL`): nobody else has any of
+//! them open for writing then. No path is created by such an open, so that the flag means nothing
+//! else.
 //!
 //! Not supported: subdirectories, symbolic links, `mmap(2)`, `splice(2)`.
 
@@ -136,7 +138,8 @@ struct Made<T: Files> {
 /// What a descriptor has of its own.
 #[pin_data]
 struct Descriptor {
-    /// One read or write at a time. A request may take long, and whoever waits for it can be killed.
+    /// One read or write at a time. A request may take long, and whoever waits for it can be
+    /// killed.
     turn: Arc<Turn>,
     /// What is read. Whoever has the turn is the only one to lock it.
     #[pin]
@@ -158,7 +161,8 @@ struct Reading {
 /// # Invariants
 ///
 /// - `dir` is a directory of securityfs that was not removed yet.
-/// - Each of `made` is a file in it, whose inode has the entry as `i_private` and `closed` as `i_fop`.
+/// - Each of `made` is a file in it, whose inode has the entry as `i_private` and `closed` as
+///   `i_fop`.
 /// - `_opened` and the entries stay where they are until no file is open and none can be opened;
 ///   `closed` until nobody has a path to one.
 ///
@@ -250,8 +254,8 @@ impl<T: Files> Directory<T> {
         )?;
 
         // SAFETY: `name` is a string, the directory is one by the type's invariants. The entry is
-        // in memory of its own, which `made` owns, and so are the operations. `drop` frees them when
-        // nobody uses them any more.
+        // in memory of its own, which `made` owns, and so are the operations. `drop` frees them
+        // when nobody uses them any more.
         let dentry = from_err_ptr(unsafe {
             bindings::securityfs_create_file(
                 name.as_char_ptr(),
@@ -262,8 +266,8 @@ impl<T: Files> Directory<T> {
             )
         })?;
         // SAFETY: securityfs gives a dentry with an inode (`securityfs_create_dentry()`,
-        // `security/inode.c`), and both stay until `securityfs_remove()`. The reference is given back
-        // in `drop`.
+        // `security/inode.c`), and both stay until `securityfs_remove()`. The reference is given
+        // back in `drop`.
         let inode = unsafe {
             bindings::ihold((*dentry).d_inode);
             NonNull::new_unchecked((*dentry).d_inode)
@@ -285,10 +289,10 @@ impl<T: Files> Drop for Directory<T> {
             // SAFETY: We have a reference on the inode, and `closed` is what its `i_fop` is.
             unsafe { ffi::ima_trim_inode_retire(made.inode.as_ptr(), closed) };
         }
-        // Whoever has read `open()` below in `closed` comes out of it without having slept, as there is
-        // no reference on the module to be had: a file that is open has one, and then this does not run,
-        // or the module is not loaded yet, and then the files are not ready. Tasks RCU waits until each
-        // task has slept once, or has left the kernel.
+        // Whoever has read `open()` below in `closed` comes out of it without having slept, as
+        // there is no reference on the module to be had: a file that is open has one, and then this
+        // does not run, or the module is not loaded yet, and then the files are not ready. Tasks
+        // RCU waits until each task has slept once, or has left the kernel.
         ffi::ima_trim_synchronize_rcu_tasks();
 
         let mut in_use = false;
@@ -300,14 +304,15 @@ impl<T: Files> Drop for Directory<T> {
             }
         }
         if in_use {
-            // Somebody has a path to a file, and may be on the way to `open` in `closed`, held up by
-            // fanotify. That can take as long as they like, so it is not waited for.
+            // Somebody has a path to a file, and may be on the way to `open` in `closed`, held up
+            // by fanotify. That can take as long as they like, so it is not waited for.
             //
             // SAFETY: It was allocated by `kmalloc()`, and is never freed.
             unsafe { ffi::ima_trim_leak(closed.cast()) };
         } else {
-            // SAFETY: It is not used again. Who opens a file has a reference on its inode, through the
-            // path, so nobody does: the inodes have had other operations since before the look at them.
+            // SAFETY: It is not used again. Who opens a file has a reference on its inode, through
+            // the path, so nobody does: the inodes have had other operations since before the look
+            // at them.
             unsafe { ManuallyDrop::drop(&mut self.closed) };
         }
     }
@@ -347,8 +352,8 @@ impl<T: Files> Operations<T> {
     ///
     /// `inode` is one that a [`Directory`] of this type made, opened or being opened.
     unsafe fn entry<'a>(inode: *const bindings::inode) -> &'a Entry<T> {
-        // SAFETY: By the invariants of `Directory` `i_private` is the entry, which is freed only after
-        // nobody can be in one of these functions any more.
+        // SAFETY: By the invariants of `Directory` `i_private` is the entry, which is freed only
+        // after nobody can be in one of these functions any more.
         unsafe { &*(*inode).i_private.cast::<Entry<T>>() }
     }
 
@@ -466,8 +471,8 @@ impl<T: Files> Operations<T> {
         kiocb: *mut bindings::kiocb,
         iter: *mut bindings::iov_iter,
     ) -> isize {
-        // SAFETY: Both are valid for this call, `iter` is a source, and the file is open: `open` has
-        // left a descriptor with it.
+        // SAFETY: Both are valid for this call, `iter` is a source, and the file is open: `open`
+        // has left a descriptor with it.
         let (file, call, source) = unsafe {
             (
                 (*kiocb).ki_filp,

@@ -158,7 +158,7 @@ struct Names(KVec<u8>);
 
 impl Names {
     fn new() -> Result<Self> {
-        // SAFETY: It is a constant.
+        // SAFETY: It is a constant of `helpers.c`.
         let len = unsafe { ffi::ima_trim_symbol_len };
 
         Ok(Self(KVec::from_elem(0, len, GFP_KERNEL)?))

@@ -61,8 +61,9 @@ impl Chip {
                 digest_size: 0,
                 crypto_id: 0,
             };
-            // SAFETY: The chip is valid by the type's invariants; its banks do not change after it was
-            // registered. The three fields can be written.
+            // SAFETY: The chip is valid by the type's invariants. Its banks are found before it is
+            // registered (`tpm_chip_bootstrap()`, `tpm-chip.c`), and IMA finds none that is not.
+            // The three fields can be written.
             to_result(unsafe {
                 ffi::ima_trim_tpm_bank(
                     self.0.as_ptr(),
@@ -79,9 +80,9 @@ impl Chip {
 
     /// The value of a PCR in the bank of the algorithm `alg_id`.
     ///
-    /// Takes the chip's locks and sleeps; a thread of the kernel, as its driver may wait interruptibly.
-    /// `ENOMEM` if there is no memory for the command; what the TPM itself answers other than success,
-    /// and whatever else goes wrong, is `EIO`.
+    /// Takes the chip's locks and sleeps; a thread of the kernel, as its driver may wait
+    /// interruptibly. `ENOMEM` if there is no memory for the command; what the TPM itself answers
+    /// other than success, and whatever else goes wrong, is `EIO`.
     pub(crate) fn read(
         &self,
         _thread: &KernelThread,

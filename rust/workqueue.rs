@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that a thread of the kernel does: what talks to the TPM, and what goes on when the call that
-//! began it has returned.
+//! Work that a thread of the kernel does: what talks to the TPM, and what goes on when the call
+//! that began it has returned.
 //!
-//! Some drivers of TPMs wait interruptibly, `tpm_tis` with interrupts among them, and give up a command
-//! when `TIF_SIGPENDING` is set (`wait_for_tpm_stat()`, `drivers/char/tpm/tpm_tis_core.c`). A task
-//! that blocks all signals has it set all the same when it is frozen by its control group, traced,
-//! stopped, or killed by another thread (`recalc_sigpending_tsk()`, `kernel/signal.c`). IMA goes on
-//! without the extend, and from then on no replay gives what the TPM has. A thread of the kernel gets
-//! no signals. So whatever talks to the TPM asks for a [`KernelThread`], which only work here has.
+//! Some drivers of TPMs wait interruptibly, `tpm_tis` with interrupts among them, and give up a
+//! command when `TIF_SIGPENDING` is set (`wait_for_tpm_stat()`, `drivers/char/tpm/tpm_tis_core.c`).
+//! A task that blocks all signals has it set all the same when it is frozen by its control group,
+//! traced, stopped, or killed by another thread (`recalc_sigpending_tsk()`, `kernel/signal.c`). IMA
+//! goes on without the extend, and from then on no replay gives what the TPM has. A thread of the
+//! kernel gets no signals. So whatever talks to the TPM asks for a [`KernelThread`], which only
+//! work here has.
 //!
-//! The queue is freezable (`WQ_FREEZABLE`): before the TPM is suspended, work that is under way comes
-//! to its end, and what is queued waits until the system has resumed.
+//! The queue is freezable (`WQ_FREEZABLE`): before the TPM is suspended, work that is under way
+//! comes to its end, and what is queued waits until the system has resumed.
 //!
 //! Not supported: delaying, cancelling, queues of the kernel.
 
@@ -61,8 +62,8 @@ unsafe impl Send for Shared {}
 // SAFETY: As above; the mutex has the pointer.
 unsafe impl Sync for Shared {}
 
-/// The owner of the workqueue. Dropping it waits until all work has ended, so that the module can go,
-/// and none can be begun any more.
+/// The owner of the workqueue. Dropping it waits until all work has ended, so that the module can
+/// go, and none can be begun any more.
 ///
 /// It must not be dropped by work of its own, which would wait for itself.
 pub(super) struct Workqueue(Arc<Shared>);
@@ -114,15 +115,16 @@ pub(crate) struct Queue(Arc<Shared>);
 /// Why there is no answer to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallError {
-    /// The caller was killed, and the work goes on; or the queue is gone, as the module is about to.
+    /// The caller was killed, and the work goes on; or the queue is gone, as the module is about
+    /// to.
     Interrupted,
     /// There is no memory for it, and it was not begun.
     NoMemory,
 }
 
 impl Queue {
-    /// Has `work` done, without waiting for it. False, and it is dropped, if the owner of the queue is
-    /// gone.
+    /// Has `work` done, without waiting for it. False, and it is dropped, if the owner of the queue
+    /// is gone.
     pub(crate) fn begin<F: Job>(&self, item: Item<F>, work: F) -> bool {
         let place = self.0.queue.lock();
         let Some(queue) = *place else {

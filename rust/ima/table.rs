@@ -65,8 +65,8 @@ const VIOLATION_BUCKETS: usize = 1;
 
 /// The right to take records out of IMA's digest hash table.
 ///
-/// There is one, as it is made of the one claim. Whoever has it borrowed mutably is the only one who
-/// takes records out of the table, exchanges entries, or frees what was in it.
+/// There is one, as it is made of the one claim. Whoever has it borrowed mutably is the only one
+/// who takes records out of the table, exchanges entries, or frees what was in it.
 pub(crate) struct Table {
     _claim: Claim,
 }
@@ -77,8 +77,8 @@ impl Table {
         Self { _claim: claim }
     }
 
-    /// A sweep that unlinks marked records: with `all` wherever they are, and those too that earlier
-    /// deletions left; else only violations. Takes `ima_extend_list_mutex` shortly.
+    /// A sweep that unlinks marked records: with `all` wherever they are, and those too that
+    /// earlier deletions left; else only violations. Takes `ima_extend_list_mutex` shortly.
     pub(super) fn sweep<'t>(&'t mut self, ima: &'t Ima, all: bool) -> Sweep<'t> {
         let list = ima.lock_list();
 
@@ -99,7 +99,7 @@ impl Table {
 
 /// Whether the kernel has no hash table (`CONFIG_IMA_DISABLE_HTABLE`).
 pub(super) fn no_table() -> bool {
-    // SAFETY: It is a constant.
+    // SAFETY: It is a constant of `helpers.c`.
     unsafe { ffi::ima_trim_htable_disabled }
 }
 
@@ -186,7 +186,8 @@ impl Sweep<'_> {
         while self.bucket < self.end {
             // SAFETY: The table is the one that the sweep began in, and the mutex, which covers it,
             // is held. `bucket` is less than `end`. `after` was not unlinked or freed since: only
-            // who has the `Table` does that, or IMA's own deletion, when it has exchanged the table.
+            // who has the `Table` does that, or IMA's own deletion, when it has exchanged the
+            // table.
             let mut slot = unsafe {
                 if self.after.is_null() {
                     &raw mut (*self.began.add(self.bucket)).first
@@ -257,13 +258,14 @@ impl Sweep<'_> {
             if !self.all || !unsafe { ffi::ima_trim_list_poisoned(next, prev) } {
                 return false;
             }
-            // SAFETY: A deletion, IMA's or ours, has let go of the record, and it is in no list. By
-            // the caller it will not be in the table either. It is not used before a grace period
-            // has ended, by when all that IMA's deletion wrote to it has arrived.
+            // SAFETY: A deletion, IMA's or ours, has let go of the record, as it poisons the links
+            // last (`ima_queue_delete()`), and it is in no list. The caller takes it out of the
+            // table now. Nothing but the links is used before a grace period has ended, by when all
+            // else that IMA's deletion wrote has arrived.
             unsafe { self.left.push(link) };
         }
-        // SAFETY: It has the mark of a record of a chain, or is one now. Nobody else writes to a
-        // mark of a record that is still in the table.
+        // SAFETY: It has the mark of a record of a chain, or was just put in one. The passes over a
+        // chain write no mark while a sweep runs.
         unsafe { Link::new(link) }.set_mark(unlinked());
         true
     }
