@@ -26,8 +26,7 @@
 //! IMA's structs are private, so whatever is read of them is found by the offsets of
 //! [`Layout`], which come from the running kernel's own BTF.
 //!
-//! As long as the module is loaded, [`Ima::guard`] can be one more of the first, that walks
-//! nowhere.
+//! [`Ima::guard`] counts us once more, from the load to the unload. Nobody walks in that.
 //!
 //! Not supported: staging, appending.
 
