@@ -39,7 +39,8 @@ impl MeasureGuard<'_> {
 
     /// Sets `ima_measure_users`.
     fn set_users(&mut self, users: isize) {
-        // SAFETY: As above.
+        // SAFETY: By the invariants of `Symbol` it is there, and `ima_measure_mutex`, which covers
+        // it, is held.
         unsafe { self.ima.symbols.ima_measure_users.as_ptr().write(users) };
     }
 
@@ -53,7 +54,8 @@ impl MeasureGuard<'_> {
 
     /// Takes back what [`Self::count_in`] did.
     fn count_out(&mut self) {
-        // SAFETY: As above.
+        // SAFETY: By the invariants of `Symbol` it is there, and `ima_measure_mutex`, which covers
+        // it, is held.
         let users = unsafe { self.ima.symbols.ima_measure_users.as_ptr().read() };
 
         self.set_users(users.saturating_sub(1));

@@ -103,7 +103,8 @@ impl Ima {
     /// Takes `ima_extend_list_mutex`.
     #[inline(always)]
     pub(super) fn lock_list(&self) -> ListGuard<'_> {
-        // SAFETY: As above, of `security/integrity/ima/ima_queue.c`.
+        // SAFETY: By the invariants of `Symbol` it is the kernel's mutex, which `DEFINE_MUTEX`
+        // initialised (`security/integrity/ima/ima_queue.c`) and which is never freed.
         let mutex = unsafe { Lock::from_raw(self.symbols.ima_extend_list_mutex.as_ptr()) };
 
         // INVARIANT: As just said.
