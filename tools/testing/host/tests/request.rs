@@ -750,7 +750,7 @@ fn no_text_is_accepted_by_both_grammars() {
 
     for some in 0..1 << all.len() {
         let tokens: Vec<_> = (0..all.len())
-            .filter(|bit| some & 1 << bit != 0)
+            .filter(|bit| some & (1 << bit) != 0)
             .map(|bit| expand(all[bit]))
             .collect();
         let text = tokens.join(" ");
