@@ -31,19 +31,10 @@ def took():
 def _():
     lib.clear()
     few = took()
-    for _ in range(3):
-        lib.ask_test_module("append", MANY)
-        # What has run for long is not the next to run.
-        time.sleep(0.2)
-        began = time.monotonic()
-        lib.read(lib.STATUS)
-        first = time.monotonic() - began
-        many = took()
-        lib.ksft.print_msg(f"{few * 1e3:.3f} ms with few records, {many * 1e3:.3f} ms with {lib.count()}, {first * 1e3:.3f} ms "
-                           "the first time")
-        if max(first, many) < 4 * few + 0.002:
-            break
-    check(max(first, many) < 4 * few + 0.002, "it takes longer with many records")
+    lib.ask_test_module("append", MANY)
+    many = took()
+    lib.ksft.print_msg(f"{few * 1e3:.3f} ms with few records, {many * 1e3:.3f} ms with {lib.count()}")
+    check(many < 4 * few + 0.002, "it takes longer with many records")
 
 
 @test("nor does it read the TPM")
