@@ -95,10 +95,10 @@ bool ima_trim_fatal_signal_pending(void)
 	return fatal_signal_pending(current);
 }
 
-/* Whether the system is about to be suspended, and waits for this task to be frozen. */
+/* Whether this task is to be frozen, and was sent the signal that ends its system call. */
 bool ima_trim_freezing(void)
 {
-	return freezing(current);
+	return freezing(current) && signal_pending(current);
 }
 
 void ima_trim_cond_resched(void)

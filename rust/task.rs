@@ -28,8 +28,8 @@ pub(crate) fn checkpoint() -> Result<(), Interrupted> {
     }
 }
 
-/// Whether the system is about to be suspended, and waits for the current task. Its call can be made
-/// again when it has resumed.
+/// Whether the current task is to be frozen, for a suspend or by its control group, and was sent
+/// the signal for it. Its system call can be made again afterwards.
 pub(crate) fn is_freezing() -> bool {
     ffi::ima_trim_freezing()
 }

@@ -21,8 +21,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// The starting PCR values, and how many records and violations they stand for. What `starting_pcrs`
-/// says.
+/// The starting PCR values, and how many records and violations they stand for. What
+/// `starting_pcrs` says.
 #[derive(PartialEq)]
 pub(crate) struct Account {
     /// The starting PCR values.

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Evidence of what the module does, in the measurement list itself: it is announced before it is done,
-//! so that nothing that comes after can lose the announcement.
+//! Evidence of what the module does, in the measurement list itself: it is announced before it is
+//! done, so that nothing that comes after can lose the announcement.
 //!
-//! What IMA answers is not evidence. An announcement is *measured* if its record is found in the list as
-//! it should be: with the template of buffers, our data, and the PCR that is IMA's own. A rule of the
-//! policy can make it otherwise, by `template=` or `pcr=`.
+//! What IMA answers is not evidence. An announcement is *measured* if its record is found in the
+//! list as it should be: with the template of buffers, our data, and the PCR that is IMA's own. A
+//! rule of the policy can make it otherwise, by `template=` or `pcr=`.
 
 #![forbid(unsafe_code)]
 
@@ -13,7 +13,10 @@ use crate::{
     account::Account,
     bank::Pcr,
     errno::Errno,
-    ledger::removed,
+    ledger::{
+        removed,
+        Foreign, //
+    },
     machine::Machine,
     refusal::Refusal,
     report::{
@@ -61,7 +64,7 @@ pub(crate) struct Tally {
 /// What the module keeps of its evidence.
 #[pin_data]
 pub(crate) struct Evidence {
-    /// The innermost lock.
+    /// No other lock is taken while it is held.
     #[pin]
     kept: Mutex<Kept>,
 }
@@ -70,6 +73,8 @@ struct Kept {
     tally: Tally,
     /// The announcement of the load, until it is measured.
     load: Option<Arc<Announcement>>,
+    /// Whether there was no rule for it the last time.
+    awaits_rule: bool,
     /// Which ways not to be measured were logged, by their number.
     told: [bool; 3],
 }
@@ -81,7 +86,7 @@ enum Unmeasured {
     NoRule,
     /// The record is of another PCR.
     Pcr(i32),
-    /// There is no such record: it is of another template.
+    /// No such record was found: most likely it is of another template.
     Template,
 }
 
@@ -98,8 +103,8 @@ impl fmt::Display for Unmeasured {
                  for label=ima_trim"
             ),
             Self::Template => f.write_str(
-                "its record is not in the list as it should be, with its data; take template= out of \
-                 the rule for label=ima_trim",
+                "no record with its data is found in the list; take template= out of the rule for \
+                 label=ima_trim",
             ),
         }
     }
@@ -139,6 +144,7 @@ impl Evidence {
                 Kept {
                     tally: Tally::default(),
                     load: None,
+                    awaits_rule: false,
                     told: [false; 3],
                 },
                 "ima_trim::Evidence"
@@ -192,6 +198,9 @@ impl Evidence {
         let news = told.is_some_and(|told| !core::mem::replace(told, true));
 
         kept.tally.last = false;
+        if let Event::Load { .. } = event {
+            kept.awaits_rule = matches!(why, Unmeasured::NoRule);
+        }
         drop(kept);
         if news {
             log_warn!(
@@ -203,11 +212,12 @@ impl Evidence {
 }
 
 impl Trimmer {
-    /// Has IMA measure what is about to be done, after which the account will be this one, and waits
-    /// for it. If the task is killed meanwhile, IMA measures it all the same.
+    /// Has IMA measure an event that is about to happen, and waits for that. `account` is the
+    /// account as it will be after it. If the task is killed meanwhile, IMA measures it all the
+    /// same.
     ///
-    /// An event that no rule measures, or that one measures in another way, is no error. No lock may be
-    /// held that IMA takes.
+    /// An event that no rule measures, or that one measures in another way, is no error. No lock
+    /// may be held that IMA takes.
     pub(crate) fn announce(
         self: &Arc<Self>,
         event: Event,
@@ -218,9 +228,11 @@ impl Trimmer {
         let trimmer = self.clone();
 
         self.machine.queue.call(move |thread| {
-            // The rule for it may have come just now; it has to be the first.
-            trimmer.offer_load(thread)?;
-            trimmer.offer(thread, &announcement)
+            trimmer
+                .offer_after_load(thread, &announcement)
+                .inspect_err(|_| {
+                    trimmer.evidence.measuring_failed();
+                })
         })?
     }
 
@@ -251,55 +263,75 @@ impl Trimmer {
         if self.evidence.kept.lock().load.is_none() {
             return Ok(());
         }
-        self.machine
-            .queue
-            .call(move |thread| trimmer.offer_load(thread))?
+        self.machine.queue.call(move |thread| {
+            let load = trimmer.evidence.kept.lock().load.clone();
+
+            load.map_or(Ok(()), |load| trimmer.offer(thread, &load))
+                .inspect_err(|_| trimmer.evidence.measuring_failed())
+        })?
     }
 
-    /// Tells that somebody else has removed records: in the log, and to IMA, for which this does not
-    /// wait. If that fails, it is told again the next time that somebody looks.
-    pub(crate) fn tell_foreign(self: &Arc<Self>, kernel_deleted: u64, foreign_records: u64) {
-        log_foreign(foreign_records);
+    /// Tells that somebody else has removed records: in the log, if they are more than before, and
+    /// IMA, for which this does not wait. If that fails, IMA is told when somebody looks the next
+    /// time.
+    pub(crate) fn tell_foreign(self: &Arc<Self>, foreign: Foreign) {
+        if foreign.has_grown {
+            log_foreign(foreign.records);
+        }
         let event = Event::Foreign {
-            kernel_deleted,
-            foreign_records,
+            kernel_deleted: foreign.kernel_deleted,
+            foreign_records: foreign.records,
         };
         let begin = || {
             let announcement = Announcement::new(self, event, |_| Ok(()))?;
             let item = Item::new()?;
             let trimmer = self.clone();
 
-            let begun = self.machine.queue.begin(item, move |thread| {
-                let offered = trimmer
-                    .offer_load(thread)
-                    .and_then(|()| trimmer.offer(thread, &announcement));
-                if let Err(refusal) = offered {
-                    trimmer.foreign_untold(&refusal);
+            // It is only dropped when the module is unloaded, and all files are gone.
+            self.machine.queue.begin(item, move |thread| {
+                if let Err(refusal) = trimmer.offer_after_load(thread, &announcement) {
+                    trimmer.foreign_untold(&foreign, &refusal);
                 }
             });
-            begun.then_some(()).ok_or(Refusal::Interrupted)
+            Ok(())
         };
 
         if let Err(refusal) = begin() {
-            self.evidence.measuring_failed();
-            self.foreign_untold(&refusal);
+            self.foreign_untold(&foreign, &refusal);
         }
     }
 
-    /// Notes that IMA was not told that somebody else has removed records.
-    fn foreign_untold(&self, refusal: &Refusal<'_>) {
+    /// Notes that IMA could not be told that somebody else has removed records.
+    fn foreign_untold(&self, foreign: &Foreign, refusal: &Refusal<'_>) {
+        // Whoever looks again and again makes no more failures of it.
+        if foreign.has_grown {
+            self.evidence.measuring_failed();
+        }
         log_limited!(
             log_warn,
-            "it is not measured yet that records were removed: {refusal}"
+            "the event foreign is not measured yet, and is offered again when a file is read or \
+             written: {refusal}"
         );
         self.ledger.lock().foreign_untold();
     }
 
-    /// Has IMA measure the load, unless it is measured.
-    fn offer_load(&self, thread: &KernelThread) -> Result<(), Refusal<'static>> {
-        let load = self.evidence.kept.lock().load.clone();
+    /// Has IMA measure an announcement, after the load if there was no rule for that before: the
+    /// rule may have come since, and the record of the load has to be the first.
+    fn offer_after_load(
+        &self,
+        thread: &KernelThread,
+        announcement: &Announcement,
+    ) -> Result<(), Refusal<'static>> {
+        let load = {
+            let kept = self.evidence.kept.lock();
 
-        load.map_or(Ok(()), |load| self.offer(thread, &load))
+            kept.load.clone().filter(|_| kept.awaits_rule)
+        };
+
+        if let Some(load) = load {
+            self.offer(thread, &load)?;
+        }
+        self.offer(thread, announcement)
     }
 
     /// Has IMA measure an announcement, and looks for the record.
@@ -313,15 +345,13 @@ impl Trimmer {
         } = &*self.machine;
         let Announcement { event, text } = announcement;
         let before = ima.counters().full;
-        let offered =
-            evidence::measure(thread, event.name(), text.as_bytes()).map_err(|error| {
-                self.evidence.measuring_failed();
-                match error {
-                    ENODEV => Busy::Suspended.into(),
-                    ENOMEM => Refusal::Unannounced(event.as_str(), Errno::NoMem),
-                    _ => Refusal::Unannounced(event.as_str(), Errno::Io),
-                }
-            })?;
+        let offered = evidence::measure(thread, event.name(), text.as_bytes()).map_err(
+            |error| match error {
+                ENODEV => Busy::Suspended.into(),
+                ENOMEM => Refusal::Unannounced(event.as_str(), Errno::NoMem),
+                _ => Refusal::Unannounced(event.as_str(), Errno::Io),
+            },
+        )?;
         // A new record is among those that were added since; one that was known is somewhere.
         let since = match offered {
             Offered::NoRule => {
@@ -345,8 +375,7 @@ impl Trimmer {
 
 /// Tells the log that records are gone that the account does not have.
 pub(crate) fn log_foreign(records: u64) {
-    log_limited!(
-        log_warn,
+    log_warn!(
         "somebody else removed {records} records: the starting PCR values are unknown until they are \
          written to starting_pcrs, and nothing will be trimmed"
     );

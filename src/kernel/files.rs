@@ -6,7 +6,6 @@
 
 use crate::{
     errno::Errno,
-    ledger::removed,
     machine::error,
     refusal::Refusal,
     report::{
@@ -95,7 +94,7 @@ impl Files for Trimmer {
 impl Trimmer {
     /// Writes what a file says that is of one moment: the ledger does not change meanwhile.
     fn show_ledger(self: &Arc<Self>, file: File, text: &mut Text) -> Result<(), Refusal<'static>> {
-        let (shown, counters, foreign) = {
+        let (shown, news) = {
             let mut ledger = self.ledger.lock();
             let counters = self.machine.ima.counters();
             let machine = &self.machine;
@@ -110,19 +109,20 @@ impl Trimmer {
                 }
                 File::Trim | File::Verify => Ok(()),
             };
-            (shown, counters, ledger.notice(&counters))
+            (shown, ledger.notice(&counters))
         };
 
-        if let Some(foreign) = foreign {
-            self.tell_foreign(removed(&counters), foreign);
+        if let Some(foreign) = news {
+            self.tell_foreign(foreign);
         }
         Ok(shown?)
     }
 
     /// Writes the last outcome, if there was any request.
-    fn show_outcome(&self, text: &mut Text) -> Result<(), Refusal<'static>> {
+    fn show_outcome(self: &Arc<Self>, text: &mut Text) -> Result<(), Refusal<'static>> {
         let outcome = *self.outcome.lock();
 
+        self.notice(&self.machine.ima.counters());
         match outcome {
             Some(outcome) => Ok(report::outcome(text, &outcome)?),
             None => Ok(()),

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What is known of the starting PCR values. They are *verified* if the replay from them has ended in
-//! the values that the TPM has.
+//! What is known of the starting PCR values. They are *verified* if the replay from them has ended
+//! in the values that the TPM has.
 
 #![forbid(unsafe_code)]
 
@@ -54,8 +54,8 @@ impl Known {
         pcrs.without(self.verified).iter().next()
     }
 
-    /// Notes a verdict. A verified starting value of a PCR that records extend stays verified: only a
-    /// replay from it changes it. A PCR that no record extends may be extended by something else.
+    /// Notes a verdict. A verified starting value of a PCR that records extend stays verified: only
+    /// a replay from it changes it. A PCR that no record extends may be extended by something else.
     ///
     /// Gives the PCRs that were refuted just now.
     pub(crate) fn judge(&mut self, verdict: &Verdict) -> PcrSet {

@@ -42,6 +42,8 @@ pub(crate) struct Ledger {
     accounted: u64,
     /// How many that others removed were told of.
     noticed: u64,
+    /// Whether IMA is still to be told of them.
+    untold: bool,
     /// PCRs that prove nothing and were warned of.
     warned: PcrSet,
     /// Whether records of PCRs that no TPM has were warned of.
@@ -60,6 +62,7 @@ impl Ledger {
             violations: KeptViolations::new(),
             accounted: 0,
             noticed: 0,
+            untold: false,
             warned: PcrSet::new(),
             warned_unextended: false,
             hold_ns_last: 0,
@@ -78,23 +81,28 @@ impl Ledger {
         removed(counters).saturating_sub(self.accounted)
     }
 
-    /// Their number, if it has grown since the last call, which remembers it.
-    pub(crate) fn notice(&mut self, counters: &Counters) -> Option<u64> {
-        let foreign = self.foreign(counters);
+    /// What is to be told of records that others removed: something, if their number has grown
+    /// since the last call, which remembers it, or if IMA could not be told then.
+    pub(crate) fn notice(&mut self, counters: &Counters) -> Option<Foreign> {
+        let records = self.foreign(counters);
+        let has_grown = records > self.noticed;
+        let untold = core::mem::take(&mut self.untold);
 
-        (foreign > self.noticed).then(|| {
-            self.noticed = foreign;
-            foreign
+        self.noticed = self.noticed.max(records);
+        (has_grown || (untold && records != 0)).then(|| Foreign {
+            records,
+            kernel_deleted: removed(counters),
+            has_grown,
         })
     }
 
-    /// Forgets the number, so that the next call notices again.
+    /// Notes that IMA could not be told of records that others removed.
     pub(crate) fn foreign_untold(&mut self) {
-        self.noticed = 0;
+        self.untold = true;
     }
 
     /// Whether the account is whole: nothing was removed by others, and the values of this PCR are
-    /// a fact.
+    /// verified.
     pub(crate) fn is_whole(&self, counters: &Counters, pcr: Pcr) -> bool {
         self.foreign(counters) == 0 && self.known.is_verified(pcr)
     }
@@ -129,8 +137,8 @@ impl Ledger {
         }
     }
 
-    /// Takes over the account of a restore. Does not allocate. What is returned is to be dropped when no
-    /// lock is held.
+    /// Takes over the account of a restore. Does not allocate. What is returned is to be dropped
+    /// when no lock is held.
     pub(crate) fn restore(
         &mut self,
         account: Account,
@@ -141,11 +149,12 @@ impl Ledger {
         self.known.replace(verdict);
         self.accounted = removed(counters);
         self.noticed = 0;
+        self.untold = false;
         core::mem::replace(&mut self.account, account)
     }
 
-    /// Takes over the account of a trim of this many records. Does not allocate. What is returned is to
-    /// be dropped when no lock is held.
+    /// Takes over the account of a trim of this many records. Does not allocate. What is returned
+    /// is to be dropped when no lock is held.
     pub(crate) fn commit(
         &mut self,
         account: Account,
@@ -222,6 +231,17 @@ impl Ledger {
             },
         )
     }
+}
+
+/// Records that somebody else removed.
+#[derive(Clone, Copy)]
+pub(crate) struct Foreign {
+    /// How many the account does not have.
+    pub(crate) records: u64,
+    /// How many this kernel has removed in all.
+    pub(crate) kernel_deleted: u64,
+    /// Whether they are more than at the last time.
+    pub(crate) has_grown: bool,
 }
 
 /// The records that this kernel ever removed.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Lines for the kernel's log. The pure parts know only of `core::fmt`, which `pr_err!` and the like
-//! take no arguments of; these do, and end the line.
+//! Lines for the kernel's log. The pure parts know only of `core::fmt`, which `pr_err!` and the
+//! like take no arguments of; these do, and end the line.
 
 #![forbid(unsafe_code)]
 

@@ -44,8 +44,8 @@ pub(crate) type Values = PcrValues<KVec<Value>>;
 
 /// The kernel's error of an error number.
 ///
-/// `EINTR`: nothing was changed, so a system call that a signal has ended, or a stop or a freeze, may be
-/// made again.
+/// `EINTR` becomes `ERESTARTSYS`: nothing was changed, so the kernel may make the call again after
+/// a signal, a stop or a freeze.
 pub(crate) fn error(errno: Errno) -> Error {
     match errno {
         Errno::Intr => ERESTARTSYS,

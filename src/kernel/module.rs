@@ -33,8 +33,8 @@ const MAX_READER_WAIT_MS: u32 = 60_000;
 ///
 /// `EINVAL` for a parameter that is not known; `EBUSY` if a process has a list open for writing or
 /// records are staged, `ESTALE` if measuring is suspended, `EINTR`, `ENOMEM`, and what
-/// [`Machine::find`] gives. Starting values that turn out wrong, or a TPM that does not answer, are no
-/// error here: trims will be refused.
+/// [`Machine::find`] gives. Starting values that turn out wrong, or a TPM that does not answer, are
+/// no error here: trims will be refused.
 pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
     let reclaim = parameters::reclaim()?;
     let reclaim = Reclaim::parse(&reclaim).ok_or_else(|| {
@@ -78,11 +78,11 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
 
     let counters = hold.counters();
     counters.check()?;
-    // What is gone may have been removed by this module when it was loaded before. That there is any is
-    // part of the announcement.
+    // What is gone may have been removed by this module when it was loaded before. That there is
+    // any is part of the announcement.
     let gone = trimmer.ledger.lock().notice(&counters);
     if let Some(gone) = gone {
-        log_foreign(gone);
+        log_foreign(gone.records);
     } else {
         let own = [trimmer.machine.measure_pcr].into_iter().collect();
 
@@ -94,7 +94,7 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
             Err(refusal) => return Err(refusal),
         }
     }
-    drop(hold);
+    // With the hold, nobody removes records before their number is announced.
     trimmer.announce_load()
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Planning a trim: the list is replayed until the values of the request match, and all that may speak
-//! against the trim is checked. What it needs is allocated, and nothing is changed.
+//! Planning a trim: the list is replayed until the values of the request match, and all that may
+//! speak against the trim is checked. What it needs is allocated, and nothing is changed.
 
 #![forbid(unsafe_code)]
 
@@ -53,8 +53,8 @@ pub(crate) struct Plan {
 }
 
 impl Trimmer {
-    /// Plans what a request asks for: `None` if the starting values match, so that there is nothing to
-    /// be trimmed.
+    /// Plans what a request asks for: `None` if the starting values match, so that there is nothing
+    /// to be trimmed.
     pub(crate) fn plan(
         self: &Arc<Self>,
         hold: &Hold<'_>,
@@ -62,8 +62,8 @@ impl Trimmer {
     ) -> Result<Option<Plan>, Refusal<'static>> {
         let machine = &self.machine;
 
-        // The counters are of the moment at which the walk began, so that account and walk are of the
-        // same list.
+        // The counters are of the moment at which the walk began, so that account and walk are of
+        // the same list.
         let mut walk = hold.walk()?;
         self.refuse_foreign(walk.began())?;
         self.require(hold, request.target.pcrs())?;

@@ -32,8 +32,8 @@ use kernel::{
     prelude::*, //
 };
 
-/// Why a request, or another use of the list, is refused. Nothing was changed; but what is refused late
-/// may have been announced.
+/// Why a request, or another use of the list, is refused. Nothing was changed; but what is refused
+/// late may have been announced.
 pub(crate) enum Refusal<'t> {
     /// What was written cannot be read.
     Unread(Unread),
@@ -118,8 +118,9 @@ impl Refusal<'_> {
         }
     }
 
-    /// Tells the log what is refused, and why. A signal is not logged, for its sender knows. That the
-    /// list is busy is rate-limited, as whoever polls can cause it at will.
+    /// Tells the log what is refused, and why. A signal is not logged, for its sender knows. That
+    /// the list is busy is logged at a limited rate, as whoever asks again and again gets it each
+    /// time.
     pub(crate) fn log(&self, what: &str) {
         if self.errno() == Errno::Busy {
             self.log_limited(what);
@@ -128,7 +129,7 @@ impl Refusal<'_> {
         }
     }
 
-    /// The same, always rate-limited: of what any reader of a file can cause.
+    /// The same, always at a limited rate: for what anybody who reads a file can cause.
     pub(crate) fn log_limited(&self, what: &str) {
         if !matches!(self, Self::Interrupted) {
             log_limited!(log_warn, "{what} refused: {self}");

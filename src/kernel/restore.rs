@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Starting PCR values that are stated by the user, as an earlier instance of the module printed
-//! them, and that are only believed if the replay of the whole list from them ends in the values that
-//! the TPM has.
+//! them, and that are only believed if the replay of the whole list from them ends in the values
+//! that the TPM has.
 //!
 //! Nobody can make up such values but for a list that has the right records: they are what a hash
-//! gives. The counts that are stated with them are not part of any hash. They are held against IMA's
-//! own counters.
+//! gives. The counts that are stated with them are not part of any hash. They are held against
+//! IMA's own counters.
 
 #![forbid(unsafe_code)]
 
@@ -93,9 +93,10 @@ impl fmt::Display for RestoreError {
             ),
             Self::Violations { stated, least } => write!(
                 f,
-                "violations={stated}, but {least} of those that IMA counted are not in the list, and \
-                 violations={least} is the least that is accepted: IMA also counts those that it had \
-                 no memory to list. If there are violations just now, write it again"
+                "violations={stated}, but at least {least} of those that IMA counted are not in \
+                 the list, and violations={least} is the least that is accepted: IMA also counts \
+                 those that it had no memory to list. If there are violations just now, write it \
+                 again"
             ),
             Self::Contradiction => f.write_str("records=, violations= and trims= contradict each other"),
             Self::Known { bank, pcr } => write!(
@@ -149,8 +150,8 @@ fn check_totals(totals: &Totals) -> Result<(), RestoreError> {
 impl Trimmer {
     /// Takes over starting values that a user states, or refuses them.
     ///
-    /// `text` is what was written, or why that could not be read. `EKEYREJECTED` if the values or the
-    /// counts are not believed; otherwise what a trim may be refused with.
+    /// `text` is what was written, or why that could not be read. `EKEYREJECTED` if the values or
+    /// the counts are not believed; otherwise what a trim may be refused with.
     pub(crate) fn restore(self: &Arc<Self>, text: Result<&[u8]>) -> Result<(), Errno> {
         self.take_over(text).map_err(|refusal| {
             refusal.log("starting values");
@@ -181,7 +182,7 @@ impl Trimmer {
         self.warn_of(verdict.extended, verdict.unextended);
         let Statement { values, totals, .. } = statement;
         let account = Account::stated(values.into_values(), verdict.pcrs, totals);
-        // Nobody else changes the ledger meanwhile, as this task has the turn.
+        // Nobody else changes the account, or what is known of it, as this task has the turn.
         let is_news = {
             let ledger = self.ledger.lock();
 
@@ -194,7 +195,10 @@ impl Trimmer {
 
         let mut ledger = self.ledger.lock();
         let counters = unchanged(&hold, &before).inspect_err(|_| {
-            log_warn!("a restore was announced that is now refused: its record stays in the list");
+            log_warn!(
+                "a restore that was announced is not carried out: if it was measured, its record \
+                 stays in the list"
+            );
         })?;
         let replaced = ledger.restore(account, &verdict, &counters);
         drop(ledger);
@@ -271,8 +275,8 @@ impl Trimmer {
     ) -> Result<(), RestoreError> {
         let (own, totals) = (ledger.account().totals(), stated.totals());
 
-        // With no record left that extends this PCR, the TPM's own value would pass the replay. So a
-        // verified value cannot be replaced.
+        // With no record left that extends this PCR, the TPM's own value would pass the replay. So
+        // a verified value cannot be replaced.
         if ledger.foreign(counters) == 0 {
             for pcr in verdict.pcrs.iter() {
                 for (bank, info) in self.machine.banks.iter() {
@@ -318,7 +322,7 @@ impl Trimmer {
             .ima
             .violations()
             .saturating_sub(verdict.violations)
-            // No more can be gone than records.
+            // No more violations can be gone than records are.
             .min(totals.records);
 
         // The kernel before this one had counters of its own.

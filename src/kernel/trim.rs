@@ -2,15 +2,16 @@
 
 //! Trimming: replay, match, check, announce, cut, account, report.
 //!
-//! One request at a time has its turn. It takes the reader hold and plans the trim, see `plan.rs`: the
-//! list is replayed without any lock until the values match, and all is checked that may speak against
-//! the trim. Then IMA measures what is about to be done. The rest is short and cannot fail half-way:
-//! the ledger's lock, `ima_measure_mutex`, `ima_extend_list_mutex`, the cut, the account. Whoever opens
-//! the list after the cut finds the account of it, because the ledger's lock is the outermost. The
-//! records are freed last, by work that goes on when the request has returned: the turn passes to it.
+//! One request at a time has its turn. It takes the reader hold and plans the trim, see `plan.rs`:
+//! the list is replayed without any lock until the values match, and all is checked that may speak
+//! against the trim. Then IMA measures what is about to be done. The rest is short and cannot fail
+//! half-way: the ledger's lock, `ima_measure_mutex`, `ima_extend_list_mutex`, the cut, the account.
+//! Whoever opens the list after the cut finds the account of it, because the ledger's lock is the
+//! outermost. The records are freed last, by work that goes on when the request has returned: the
+//! turn passes to it.
 //!
-//! A request that is refused at the cut, after all that, has left its announcement. That is the safe
-//! error: a verifier that believes it misses nothing.
+//! A request that is refused at the cut, after all that, has left its announcement. That is the
+//! safe error: a verifier that believes it misses nothing.
 
 #![forbid(unsafe_code)]
 
@@ -143,8 +144,8 @@ impl Trimmer {
         request.reclaim.unwrap_or(self.reclaim)
     }
 
-    /// Carries out a request. The caller has the turn. If it is refused, nothing was changed, but the
-    /// trim may have been announced.
+    /// Carries out a request. The caller has the turn. If it is refused, nothing was changed, but
+    /// the trim may have been announced.
     fn trim(self: &Arc<Self>, request: TrimRequest) -> Result<Done, Refusal<'static>> {
         let mode = self.mode(&request);
         let mut patience = Patience::new(parameters::reader_wait_ms());
@@ -179,7 +180,10 @@ impl Trimmer {
         let (cut, hold_ns) = self
             .cut_and_account(&mut hold, plan, &mut patience)
             .inspect_err(|_| {
-                log_warn!("a trim was announced that is now refused: its record stays in the list");
+                log_warn!(
+                    "a trim that was announced is not carried out: if it was measured, its record \
+                     stays in the list"
+                );
             })?;
         drop(hold);
 
@@ -284,9 +288,9 @@ impl Patience {
         }
     }
 
-    /// Tries something again and again, as long as there are readers, and time is left to wait for
-    /// them. Between two tries it sleeps, and ends if the task is killed or is to be frozen: readers
-    /// that are frozen keep the list open.
+    /// Tries something until it succeeds, fails for another reason than readers, or the time is up.
+    /// It sleeps between two tries, and gives up if the task is killed, or is to be frozen: readers
+    /// that are frozen do not close the list.
     fn retry<T>(
         &mut self,
         mut attempt: impl FnMut() -> Result<T, Busy>,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a loaded module has, and what requests share: the turn, the look at the list, the comparison
-//! with the TPM.
+//! What a loaded module has, and what requests share: the turn, the look at the list, the
+//! comparison with the TPM.
 
 #![forbid(unsafe_code)]
 
@@ -9,10 +9,7 @@ use crate::{
     bank::PcrSet,
     evidence::Evidence,
     instance::Instance,
-    ledger::{
-        removed,
-        Ledger, //
-    },
+    ledger::Ledger,
     machine::{
         Machine,
         Values, //
@@ -55,8 +52,8 @@ pub(crate) struct Trimmer {
     pub(crate) reclaim: Reclaim,
     /// Only its holder uses the list through the module, and changes the account.
     pub(crate) turn: Arc<Turn>,
-    /// IMA's hash table of digests, for work that gives memory back. Only the holder of the turn locks
-    /// it.
+    /// IMA's hash table of digests, for work that gives memory back. Only the holder of the turn
+    /// locks it.
     #[pin]
     pub(crate) table: Mutex<Table>,
     /// The account. Outside of the mutexes of IMA.
@@ -65,8 +62,8 @@ pub(crate) struct Trimmer {
     /// The evidence.
     #[pin]
     pub(crate) evidence: Evidence,
-    /// What became of the last request. Of its own, so that a request that was killed does not wait for
-    /// the ledger, whose holder may wait for IMA, and that for the TPM.
+    /// What became of the last request. It has a lock of its own: the holder of the ledger's may
+    /// wait for IMA, and IMA for the TPM, and a request that was killed must not wait for that.
     #[pin]
     pub(crate) outcome: Mutex<Option<Outcome>>,
 }
@@ -100,19 +97,19 @@ impl Trimmer {
         }
     }
 
-    /// Tells of records that somebody else removed since the last time, as IMA's counters have them.
-    /// Gives the number of all of these.
+    /// Tells of records that somebody else removed since the last time, as IMA's counters have
+    /// them. Gives the number of all of these.
     pub(crate) fn notice(self: &Arc<Self>, counters: &Counters) -> u64 {
-        let (foreign, news) = {
+        let (records, news) = {
             let mut ledger = self.ledger.lock();
 
-            (ledger.foreign(counters), ledger.notice(counters).is_some())
+            (ledger.foreign(counters), ledger.notice(counters))
         };
 
-        if news {
-            self.tell_foreign(removed(counters), foreign);
+        if let Some(foreign) = news {
+            self.tell_foreign(foreign);
         }
-        foreign
+        records
     }
 
     /// Refuses if somebody else removed records.

@@ -30,7 +30,7 @@ enum Taken {
 /// Something that one task at a time does.
 #[pin_data]
 pub(crate) struct Turn {
-    /// Never held together with another lock.
+    /// No other lock is taken while it is held.
     #[pin]
     taken: Mutex<Taken>,
     /// Signalled when the turn is given back.

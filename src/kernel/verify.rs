@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Whether the starting PCR values are a fact: whether the replay from them ends in the values that
+//! Whether the starting PCR values are right: whether the replay from them ends in the values that
 //! the TPM has.
 //!
 //! Records may be appended all the time. IMA holds `ima_extend_list_mutex` from adding a record to
-//! the list until the TPM is extended, and the TPM is not read at one moment but PCR by PCR and bank
-//! by bank. So the records are counted under the mutex before and after the TPM is read: what was
-//! read has all of the first count, and nothing beyond the second. Each value must then be one that
-//! the replay passes between the two. If nothing is appended, that is a single point.
+//! the list until the TPM is extended, and the TPM is not read at one moment but PCR by PCR and
+//! bank by bank. So the records are counted under the mutex before and after the TPM is read: what
+//! was read has all of the first count, and nothing beyond the second. Each value must then be one
+//! that the replay passes between the two. If nothing is appended, that is a single point.
 
 #![forbid(unsafe_code)]
 
@@ -58,8 +58,8 @@ impl Verdict {
     }
 }
 
-/// Compares the replay of the list from the values `from` with the TPM, for the PCRs of `wanted` and
-/// all that occur in the records.
+/// Compares the replay of the list from the values `from` with the TPM, for the PCRs of `wanted`
+/// and all that occur in the records.
 ///
 /// Sleeps; takes `ima_extend_list_mutex` shortly, and waits for the TPM.
 pub(crate) fn compare(

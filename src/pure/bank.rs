@@ -152,9 +152,9 @@ impl Pcr {
         1u32.wrapping_shl(u32::from(self.0))
     }
 
-    /// Whether the value of this PCR can prove anything of records: user space can reset 16 and 23, and
-    /// the TPM refuses what IMA extends 17 to 22 with, at locality 0 (TCG PC Client Platform TPM
-    /// Profile, table of PCR attributes).
+    /// Whether the value of this PCR can prove anything of records: user space can reset 16 and 23,
+    /// and the TPM refuses what IMA extends 17 to 22 with, at locality 0 (TCG PC Client Platform
+    /// TPM Profile, table of PCR attributes).
     pub fn is_proof(self) -> bool {
         !matches!(self.0, 16..=23)
     }

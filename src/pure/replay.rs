@@ -22,7 +22,8 @@ use crate::bank::MAX_BANKS;
 use crate::bank::MAX_DIGEST;
 use crate::values::PcrValues;
 
-/// How many records a [`Records::piece`] has at most: long replays yield the CPU, or end, in between.
+/// How many records a [`Records::piece`] has at most: long replays yield the CPU, or end, in
+/// between.
 pub const PIECE: usize = 64;
 
 /// What is extended for a violation, cut to the size of the bank.
