@@ -350,7 +350,7 @@ def _():
     log = lib.history()
     lib.trim(tokens(log, log.total - 1))
     text = lib.read(lib.STARTING_PCRS)
-    old, loads = lib.status()["instance"], len(said("load"))
+    old, loads, foreign = lib.status()["instance"], len(said("load")), len(said("foreign"))
     lib.unload()
     lib.load()
     expected = load_text()
@@ -372,6 +372,7 @@ def _():
     equal(lib.events(records)[-1], ("restore", instance() + text.decode()), "the last event")
     equal(counts(), (measured + 1, failed), "measured= and evidence_failed=")
     equal(len(said("load")), loads + 1, "load events")
+    equal(len(said("foreign")), foreign, "foreign events: the load has the number of what was gone by then")
     lib.invariant()
 
 
@@ -410,6 +411,19 @@ def _():
     equal(len(lib.events(log.records, "foreign")), events + 2, "foreign events")
     equal(lib.restore(log.statement(deleted + 3, trims + 1))[0], None, "error of the restore")
     equal(said()[-1], ("restore", instance() + lib.read(lib.STARTING_PCRS).decode()), "the last event")
+
+
+@test("with guard=0: a restore that is the first to see that records are missing tells of them before itself")
+def _():
+    lib.measure(3)
+    log = lib.history()
+    trims, deleted = int(lib.status()["trims"]), log.trimmed
+    lib.write(lib.ASCII, "1\n")
+    log.take(deleted + 1, lib.parse(lib.read(lib.BINARY)))
+    statement = log.statement(deleted + 1, trims + 1)
+    equal(lib.restore(statement)[0], None, "error of the restore")
+    told = f"{instance()}kernel_deleted={deleted + 1}\nforeign_records=1\n"
+    equal(said()[-2:], [("foreign", told), ("restore", instance() + statement)], "the last events")
     lib.invariant()
     lib.reload()
 
