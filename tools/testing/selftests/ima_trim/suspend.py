@@ -122,6 +122,26 @@ def _(level):
     check((trimmed == end) <= events() - before <= 1, f"{events() - before} trims measured")
 
 
+@test("what processes that were killed have left to be measured waits until the TPM is awake again")
+def _():
+    lib.clear()
+    lib.measure(10)
+    log = lib.history()
+    begin, before = log.trimmed, events()
+    pause = 1.2 if lib.DEBUG else 0.6
+    # The announcement is still to be measured when the machine is suspended: before it a PCR is read, which takes as long.
+    lib.ask_test_module("slow", int(4 * pause * 1000))
+    text = log.tokens(log.total - 5)
+    for call in (lambda: lib.read(lib.VERIFY), lambda: lib.write(lib.TRIM, text)):
+        child = lib.Child(call)
+        time.sleep(pause)
+        child.kill()
+    suspend("devices")
+    lib.ask_test_module("slow", 0)
+    fine()
+    equal((lib.history().trimmed, events() - before), (begin, 1), "records trimmed, and trims measured")
+
+
 @test("evmctl: the records trimmed and those left match the TPM")
 def _():
     lib.unload("ima_trim_test")
