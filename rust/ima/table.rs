@@ -12,7 +12,8 @@
 //! - by exchanging `entry` for a smaller one.
 //!
 //! Both go in batches, each in one hold of the mutex, which is left free for as long in between.
-//! What was unlinked or exchanged is freed after a grace period.
+//! What a batch of a sweep looks at was read beforehand, without the mutex. What was unlinked or
+//! exchanged is freed after a grace period.
 
 use super::{
     chain::{
@@ -41,10 +42,14 @@ use kernel::{
         hlist_node,
         list_head, //
     },
-    sync::atomic::{
-        Atomic,
-        Relaxed,
-        Release, //
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Relaxed,
+            Release, //
+        },
+        rcu, //
     },
     time::{
         Instant,
@@ -162,6 +167,7 @@ impl Sweep<'_> {
             let since = Instant::now();
             let swept = self.batch(&list);
 
+            let readable = rcu::read_lock();
             drop(list);
             let free_since = Instant::<Monotonic>::now();
             let hold_ns = nanoseconds(since);
@@ -170,6 +176,9 @@ impl Sweep<'_> {
             if swept != Swept::More {
                 return swept == Swept::All;
             }
+            // SAFETY: The batch was swept, and RCU's read side entered, before the mutex was let
+            // go.
+            unsafe { self.look_ahead(readable) };
             between();
             leave_free(free_since, hold_ns);
             task::cond_resched();
@@ -188,13 +197,7 @@ impl Sweep<'_> {
             // is held. `bucket` is less than `end`. `after` was not unlinked or freed since: only
             // who has the `Table` does that, or IMA's own deletion, when it has exchanged the
             // table.
-            let mut slot = unsafe {
-                if self.after.is_null() {
-                    &raw mut (*self.began.add(self.bucket)).first
-                } else {
-                    &raw mut (*self.after).next
-                }
-            };
+            let mut slot = unsafe { self.slot(self.bucket, self.after) };
 
             loop {
                 if seen >= BATCH {
@@ -230,6 +233,60 @@ impl Sweep<'_> {
             self.after = ptr::null_mut();
         }
         Swept::All
+    }
+
+    /// Reads what the next batch will look at, so that it need not wait for memory with the mutex
+    /// held: the nodes of a bucket are far from each other, and the more there are, the fewer of
+    /// them are in a cache.
+    ///
+    /// # Safety
+    ///
+    /// RCU's read side was entered with the mutex held, and the table had not been exchanged by
+    /// then. The sweep is not at its end.
+    unsafe fn look_ahead(&self, readable: rcu::Guard) {
+        let mut bucket = self.bucket;
+        // SAFETY: As in a batch: if the table is exchanged meanwhile, it and what is in it are
+        // freed after a grace period (`ima_queue_staged_delete_all()`, `ima_queue.c`), which does
+        // not end before the read side is left.
+        let mut slot = unsafe { self.slot(bucket, self.after) };
+
+        // One more, as the last one leads to a node.
+        for _ in 0..=BATCH {
+            // SAFETY: It is the head of a bucket or the link of a node in it, stored to atomically
+            // (`hlist_add_head_rcu()`). Nobody else unlinks nodes. If the table is exchanged, see
+            // above.
+            let node = unsafe { Atomic::from_ptr(slot) }.load(Acquire);
+
+            slot = if node.is_null() {
+                bucket = bucket.saturating_add(1);
+                if bucket >= self.end {
+                    break;
+                }
+                // SAFETY: As above.
+                unsafe { self.slot(bucket, ptr::null_mut()) }
+            } else {
+                // SAFETY: As above.
+                unsafe { &raw mut (*node).next }
+            };
+        }
+        drop(readable);
+    }
+
+    /// Where the first node of a bucket is found, or the one behind `after` if that is not null.
+    ///
+    /// # Safety
+    ///
+    /// The table that the sweep began in is not freed meanwhile. It has such a bucket, and `after`
+    /// is in it.
+    unsafe fn slot(&self, bucket: usize, after: *mut hlist_node) -> *mut *mut hlist_node {
+        // SAFETY: By the safety requirement.
+        unsafe {
+            if after.is_null() {
+                &raw mut (*self.began.add(bucket)).first
+            } else {
+                &raw mut (*after).next
+            }
+        }
     }
 
     /// Whether the record of this node is to be unlinked. Notes that it is, then.
