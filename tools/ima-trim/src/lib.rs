@@ -29,6 +29,7 @@
 extern crate self as ima_trim;
 
 pub mod algorithm;
+pub mod archive;
 pub mod pcrs;
 pub mod record;
 pub mod render;
