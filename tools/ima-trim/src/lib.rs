@@ -30,6 +30,8 @@ extern crate self as ima_trim;
 
 pub mod algorithm;
 pub mod archive;
+pub mod fuse;
+pub mod mounts;
 pub mod pcrs;
 pub mod record;
 pub mod render;
