@@ -11,25 +11,51 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
-.PHONY: modules install kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
+# Where cargo builds the program, and the program there.
+TARGET := $(or $(CARGO_TARGET_DIR),tools/target)
+PROGRAM := $(TARGET)/release/ima-trim
+# With DESTDIR everything goes below it, the module included, unless that has a directory of its own.
+INSTALL_MOD_PATH ?= $(DESTDIR)
+
+.PHONY: modules tools install install-module install-tools kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
 
 modules:
 	@$(VM)/check-tree '$(KDIR)'
 	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
 
+tools:
+	cargo build --manifest-path tools/Cargo.toml --package ima-trim --release --locked --target-dir '$(TARGET)'
+
+install: install-module install-tools
+
 # The distribution's key is not to be had, so the module is signed only where the owner of the machine names a key.
-install: modules
+install-module: modules
 ifdef SIGN_KEY
 	'$(KDIR)/scripts/sign-file' sha256 '$(SIGN_KEY)' '$(SIGN_CERT)' ima_trim.ko
 endif
-	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' CONFIG_MODULE_SIG_ALL= modules_install
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' INSTALL_MOD_PATH='$(INSTALL_MOD_PATH)' CONFIG_MODULE_SIG_ALL= modules_install
 	PATH=$$PATH:/usr/sbin:/sbin depmod $(if $(INSTALL_MOD_PATH),-b '$(INSTALL_MOD_PATH)') "$$(cat '$(KDIR)/include/config/kernel.release')"
+
+# A configuration that is there stays as it is.
+install-tools: FILES := tools/ima-trim/install
+install-tools: SHARE := $(DESTDIR)/usr/share
+install-tools: tools
+	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)/usr/sbin/ima-trim'
+	install -D -m 644 $(FILES)/ima-trim.service '$(DESTDIR)/usr/lib/systemd/system/ima-trim.service'
+	install -D -m 644 $(FILES)/sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/ima-trim.conf'
+	install -D -m 644 tools/ima-trim/ima-trim.8 '$(SHARE)/man/man8/ima-trim.8'
+	[ -e '$(DESTDIR)/etc/ima-trim.toml' ] || install -D -m 644 $(FILES)/ima-trim.toml '$(DESTDIR)/etc/ima-trim.toml'
+	mkdir -p '$(SHARE)'/bash-completion/completions '$(SHARE)'/zsh/vendor-completions '$(SHARE)'/fish/vendor_completions.d
+	'$(PROGRAM)' completions bash >'$(SHARE)/bash-completion/completions/ima-trim'
+	'$(PROGRAM)' completions zsh >'$(SHARE)/zsh/vendor-completions/_ima-trim'
+	'$(PROGRAM)' completions fish >'$(SHARE)/fish/vendor_completions.d/ima-trim.fish'
 
 kdir:
 	@$(ENTER) $(VM)/kdir '$(RELEASE)'
 
 demo:
 	@$(ENTER) $(VM)/vm.py --name demo --no-load tools/testing/demo/session
+	@$(ENTER) $(VM)/vm.py --name demo-whole --no-load --program tools/testing/demo/whole
 
 test:
 	@$(ENTER) $(VM)/test.py $(if $(SEED),--seed $(SEED)) $(T)
@@ -60,8 +86,9 @@ update:
 	@IMA_TRIM_UPDATE=1 $(ENTER) $(VM)/vm.py --prepare
 
 clean:
-	find . -name .git -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
+	find . \( -name .git -o -path ./tools/target \) -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
 		-o -name '*.rmeta' -o -name '.*.cmd' -o -name '.*.d' -o -name modules.order -o -name Module.symvers \) -exec rm -f {} +
+	rm -rf tools/target
 
 distclean: clean
 	@$(ENTER) --remove
@@ -69,13 +96,15 @@ distclean: clean
 help:
 	@echo 'Building, for the running kernel or for KDIR=<prepared tree>:'
 	@echo '  make               build ima_trim.ko with the toolchain on PATH'
-	@echo '  make install       install it where modprobe finds it; with SIGN_KEY=<pem> SIGN_CERT=<der> signed'
+	@echo '  make tools         build the program ima-trim with the cargo on PATH'
+	@echo '  make install       install both where the system finds them; with SIGN_KEY=<pem> SIGN_CERT=<der> the module signed,'
+	@echo '                     with DESTDIR=<directory> below that'
 	@echo '  make kdir          prepare a tree for the running kernel, or for RELEASE=<release>'
 	@echo '  make clean         remove what the build left here'
 	@echo
 	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
-	@echo '  make test          run all tests, or T=host, T=install, T=calls, T=compile or T=<scenario> alone'
+	@echo '  make test          run all tests, or T=host, T=install, T=calls, T=compile, T=keylime or T=<scenario> alone'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
 	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
