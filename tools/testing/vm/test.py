@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0
-"""Runs the tests: the host's with cargo, building and installing, what the module calls, and the selftests in one guest
-for each scenario.
+"""Runs the tests: the host's with cargo, building and installing, what the module calls, Keylime, and the selftests in one
+guest for each scenario.
 
     test.py [--debug kernel]... [--seconds n] [--seed text] [name]
 
-All of them, or the scenario of that name, or "host", "install", "calls" or "compile". With --debug it is all but the
-first two and the last, on each of the debug kernels named (see the directory debug) in place of the stock kernel. With
+All of them, or the scenario of that name, or "host", "install", "calls", "compile" or "keylime". With --debug it is the
+scenarios and "calls", on each of the debug kernels named (see the directory debug) in place of the stock kernel. With
 --seconds the tests that take a set time take this one, and what they counted is shown; with --seed random choices are
 those of another run that had it. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit
 status says the same.
@@ -27,7 +27,7 @@ import vm
 TOOLS = vm.HERE.parents[1]
 SELFTESTS = TOOLS / "testing" / "selftests" / "ima_trim"
 # How long cargo may take, with the download and the build of what the tests need.
-HOST_LIMIT = 600
+HOST_LIMIT = 1800
 # What scenarios call the kernel of the distribution.
 STOCK = "stock"
 # How much longer a debug kernel takes, and how much more memory.
@@ -154,6 +154,11 @@ def needs_untested(job):
     return "untested.py" in job.tests
 
 
+def needs_program(job):
+    """Whether a scenario also needs the program ima-trim."""
+    return any(test.startswith("whole") for test in job.tests)
+
+
 def run_host(tally, kernel):
     """The host tests, which need the kernel's type information beside the sources."""
     vm.step("host: cargo test")
@@ -223,10 +228,11 @@ def main():
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
     parser.add_argument("--seed", help="what tests that make random choices make them from: they print it")
-    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, calls or compile")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, calls, compile or keylime")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
-    host, install = (arguments.name in ("", name) and not arguments.debug for name in ("host", "install"))
+    host, install, keylime = (
+        arguments.name in ("", name) and not arguments.debug for name in ("host", "install", "keylime"))
     scenarios = {
         kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
     calls, wrong = (arguments.name in ("", name) for name in ("calls", "compile"))
@@ -234,8 +240,9 @@ def main():
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")
         scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
-    if not host and not install and not calls and not wrong and not any(scenarios.values()):
-        raise vm.Failure(f"no tests are called {arguments.name}; there are: host install calls compile {' '.join(known)}")
+    if not any((host, install, calls, wrong, keylime, *scenarios.values())):
+        raise vm.Failure(
+            f"no tests are called {arguments.name}; there are: host install calls compile keylime {' '.join(known)}")
 
     tally = Tally(counts=bool(arguments.seconds))
 
@@ -260,7 +267,7 @@ def main():
                 running.append(pool.submit(run_host, tally, kernel))
             if install:
                 running.append(pool.submit(run_program, tally, "install", "install", kernel))
-            if not jobs and not calls and not wrong:
+            if not any((jobs, calls, wrong, keylime)):
                 continue
             module = vm.build_module(kernel)
             if calls:
@@ -268,17 +275,24 @@ def main():
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
             if wrong and name == STOCK:
                 running.append(pool.submit(run_program, tally, "compile", "compile", module, kernel))
+            if keylime:
+                # It is the longest of all.
+                running.append(pool.submit(run_program, tally, "keylime", "../keylime/run", kernel, module, vm.build_program()))
             if not jobs:
                 continue
             files = vm.guest_files(kernel, module, vm.build_test_module(kernel))
             untested = []
             if any(map(needs_untested, jobs)):
                 untested = [(vm.build_module(kernel, "TESTED=7.1"), "ima_trim_untested.ko")]
+            program = []
+            if any(map(needs_program, jobs)):
+                program = [(vm.build_program(), "ima-trim")]
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
             for job in sorted(jobs, key=lambda job: -job.limit):
-                job.files = files + (untested if needs_untested(job) else [])
+                job.files = [
+                    *files, *(untested if needs_untested(job) else []), *(program if needs_program(job) else [])]
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):
             job.result()

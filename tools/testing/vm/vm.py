@@ -94,6 +94,10 @@ class Job:
     files: list = field(default_factory=list)
     # Whether init loads the module.
     load: bool = False
+    # More of QEMU's options.
+    devices: list = field(default_factory=list)
+    # More arguments for swtpm_setup, which is only needed where the TPM is not one like any other.
+    tpm_setup: list = field(default_factory=list)
     # Called with what the guest wrote to its output port, piece by piece.
     on_output: Callable = None
 
@@ -172,9 +176,10 @@ def start_tpm(job, directory):
     state = directory / "tpm"
     state.mkdir()
     log = open(directory / "tpm.log", "wb")
-    if job.tpm != "yes":
+    banks = [] if job.tpm == "yes" else ["--pcr-banks", job.tpm]
+    if banks or job.tpm_setup:
         subprocess.run(
-            ["swtpm_setup", "--tpm2", "--tpmstate", str(state), "--pcr-banks", job.tpm, "--overwrite"],
+            ["swtpm_setup", "--tpm2", "--tpmstate", str(state), *banks, *job.tpm_setup, "--overwrite"],
             stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=True, timeout=30,
         )
     socket = directory / "tpm.sock"
@@ -304,7 +309,7 @@ def boot_once(job, kernel, image):
         " sysctl.kernel.hung_task_timeout_secs=30 " + job.append
     )
     tpm, tpm_options = start_tpm(job, scratch)
-    command = machine(accelerator(kernel), 2, job.memory) + tpm_options + [
+    command = machine(accelerator(kernel), 2, job.memory) + tpm_options + job.devices + [
         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(initrd), "-append", append,
     ]
     if quiet:
@@ -408,9 +413,9 @@ def get_kernel(debug=None):
     return made_by(HERE / "kernel", *(["--debug", debug] if debug else []))
 
 
-def get_image():
+def get_image(*arguments):
     """The initramfs, made where it is missing."""
-    return made_by(HERE / "image")
+    return made_by(HERE / "image", *arguments)
 
 
 def build_module(kernel, *arguments):
@@ -421,6 +426,11 @@ def build_module(kernel, *arguments):
 def build_test_module(kernel):
     """The module that tests load beside it, built where it is not up to date."""
     return made_by(HERE / "module", "--test", kernel)
+
+
+def build_program():
+    """The program ima-trim, built where it is not up to date."""
+    return made_by(HERE / "program")
 
 
 def guest_files(kernel, *modules):
@@ -444,6 +454,7 @@ def main():
     parser.add_argument("--memory", type=int, default=1024, help="MiB")
     parser.add_argument("--limit", type=int, default=120, help="seconds after which the guest is stopped")
     parser.add_argument("--no-load", action="store_true", help="leave the loading of the module to the script")
+    parser.add_argument("--program", action="store_true", help="have the program ima-trim in the guest")
     parser.add_argument("--prepare", action="store_true", help="only make what a guest needs")
     parser.add_argument("script", nargs="?", help="what to run in the guest; a shell when absent")
     arguments = parser.parse_args()
@@ -459,6 +470,8 @@ def main():
         append=arguments.append, tpm=arguments.tpm, memory=arguments.memory, limit=arguments.limit,
         files=guest_files(kernel, build_module(kernel)), load=not arguments.no_load,
     )
+    if arguments.program:
+        job.files.append((build_program(), "ima-trim"))
     if arguments.script:
         job.files.append((arguments.script, "script"))
         job.tests = ["/harness/script"]

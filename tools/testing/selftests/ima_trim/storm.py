@@ -185,7 +185,8 @@ def opened_list(flags=os.O_RDONLY, path=lib.BINARY, tries=TRIES):
 
 def look(archive):
     """Archives what is in the list. Says whether that could be done."""
-    with opened_list() as fd:
+    # On a machine with other work a writer can be kept from closing it for long.
+    with opened_list(tries=10 * TRIES) as fd:
         check(fd is not None, "somebody has the list open for writing, for long")
         archive.sync(fd)
 

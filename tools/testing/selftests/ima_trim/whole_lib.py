@@ -1,0 +1,454 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What the tests of the program ima-trim share: a service manager that does what matters of systemd's, and the files."""
+
+import collections
+import contextlib
+import hashlib
+import json
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import ima_trim_lib as lib
+from ima_trim_lib import check, equal
+
+PROGRAM = os.environ.get("PROGRAM", os.path.join(os.path.dirname(lib.MODULE), "ima-trim"))
+MOUNTPOINT = "/run/ima-trim/log"
+# IMA's own files, where nothing covers them.
+KERNEL = "/run/ima-trim/securityfs/ima"
+ARCHIVE = "/var/lib/ima-trim"
+CONFIG = "/run/ima-trim.toml"
+# How long the daemon may take to be ready, in seconds: twenty times what it takes in an emulated guest.
+READY_LIMIT = 60
+FORMATS = ("ascii", "binary")
+MODES = ("keep", "compact", "flush")
+
+
+def names():
+    """The names of IMA's measurement files that have the list, those that are links left out."""
+    return [f"{form}_runtime_measurements_{bank}" for form in FORMATS for bank in {*lib.banks(), "sha1"}]
+
+
+def configure(**settings):
+    """Writes the configuration: sections with settings. Trims are made by hand unless it says otherwise."""
+    sections = {"trim": {"automatic": False}, **settings}
+    with open(CONFIG, "w", encoding="ascii") as file:
+        for section, values in sections.items():
+            file.write(f"[{section}]\n")
+            for key, value in values.items():
+                file.write(f"{key} = {json.dumps(value)}\n")
+
+
+def run(*arguments, status=0):
+    """Runs the program. Gives what it printed; its exit status must be the one given."""
+    done = subprocess.run(
+        [PROGRAM, "--config", CONFIG, *arguments], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode != status:
+        raise lib.Failure(
+            f"ima-trim {' '.join(arguments)}: exit status {done.returncode}, expected {status}: "
+            f"{done.stderr.decode(errors='replace')}{done.stdout[-1000:].decode(errors='replace')}")
+    return done.stdout
+
+
+def status(exit_status=0):
+    """What `ima-trim status` knows; its exit status is 1 if there are problems."""
+    return json.loads(run("status", "--json", status=exit_status))
+
+
+class Service:
+    """The daemon, run as systemd would: started anew whenever it ends, with the descriptors that it gave to keep."""
+
+    def __init__(self, restart=True):
+        self.restart = restart
+        # What is run at the next start, and when it was ready last.
+        self.program = PROGRAM
+        self.ready_at = None
+        self.stopping = False
+        self.kept = {}
+        self.ready = threading.Event()
+        self.pid = None
+        self.starts = 0
+        self.status = None
+        self.log = open("/run/ima-trim.log", "ab", buffering=0)
+        self.address = f"/run/ima-trim-notify.{os.getpid()}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.address)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.address)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self):
+        """Starts it, and waits until it serves."""
+        self.thread.start()
+        return self.wait()
+
+    def wait(self):
+        """Waits until it serves."""
+        deadline = time.monotonic() + READY_LIMIT
+        while not self.ready.wait(0.1):
+            check(self.thread.is_alive(), f"the daemon ended with status {self.status}: {self.tail()}")
+            check(time.monotonic() < deadline, f"the daemon is not ready within {READY_LIMIT} s: {self.tail()}")
+        return self
+
+    @staticmethod
+    def tail():
+        """The last lines of its log."""
+        return lib.read("/run/ima-trim.log").decode(errors="replace")[-2000:]
+
+    def command(self):
+        """What is executed."""
+        return [self.program, "--config", CONFIG, "daemon"]
+
+    def _spawn(self):
+        fds = list(self.kept.items())
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            # The log may itself be where the first descriptor goes.
+            os.dup2(self.log.fileno(), 1)
+            os.dup2(self.log.fileno(), 2)
+            # First to where nothing is overwritten that is yet to be copied.
+            high = [os.dup2(fd, 200 + number, inheritable=False) for number, (_, fd) in enumerate(fds)]
+            for number, fd in enumerate(high):
+                os.dup2(fd, 3 + number, inheritable=True)
+            environment = dict(os.environ, NOTIFY_SOCKET=self.address)
+            if fds:
+                environment |= {
+                    "LISTEN_PID": str(os.getpid()), "LISTEN_FDS": str(len(fds)),
+                    "LISTEN_FDNAMES": ":".join(name for name, _ in fds)}
+            command = self.command()
+            os.execvpe(command[0], command, environment)
+        finally:
+            os._exit(127)
+
+    def _run(self):
+        while True:
+            self.starts += 1
+            self.before()
+            self.pid = self._spawn()
+            child = os.pidfd_open(self.pid)
+            while True:
+                readable, _, _ = select.select([self.socket, child], [], [])
+                if self.socket in readable:
+                    self._hear()
+                if child in readable:
+                    break
+            # What it said last.
+            while select.select([self.socket], [], [], 0)[0]:
+                self._hear()
+            os.close(child)
+            _, status = os.waitpid(self.pid, 0)
+            self.status = os.waitstatus_to_exitcode(status)
+            self.pid = None
+            self.ready.clear()
+            self.after()
+            if self.stopping or not self.restart:
+                return
+
+    def _hear(self):
+        text, fds, _, _ = socket.recv_fds(self.socket, 4096, 8)
+        said = dict(line.split("=", 1) for line in text.decode().splitlines() if "=" in line)
+        name = said.get("FDNAME", "stored")
+        for fd in fds:
+            if "FDSTORE" in said:
+                self.kept[name] = fd
+            else:
+                # That of a barrier is closed when what was said before has been heard.
+                os.close(fd)
+        if "FDSTOREREMOVE" in said and name in self.kept:
+            os.close(self.kept.pop(name))
+        if said.get("READY") == "1":
+            self.is_ready()
+
+    def is_ready(self):
+        """It says that it serves."""
+        self.ready_at = time.monotonic()
+        self.ready.set()
+
+    def before(self):
+        """What is done before it is started."""
+
+    def after(self):
+        """What is done when it has ended."""
+
+    def kill(self):
+        """Kills it. It is started again."""
+        pid = self.pid
+        self.ready.clear()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def stop(self):
+        """Stops it, and gives its exit status."""
+        self.stopping = True
+        if self.pid:
+            os.kill(self.pid, signal.SIGTERM)
+        self.thread.join(READY_LIMIT)
+        check(not self.thread.is_alive(), "the daemon did not stop")
+        return self.status
+
+    def drop(self):
+        """Closes what was kept."""
+        for fd in self.kept.values():
+            os.close(fd)
+        self.kept.clear()
+
+
+class Unit(Service):
+    """The same as the unit runs it: in a mount namespace and with a user of its own, and mounts are made by steps."""
+
+    USER = 1
+    CAPABILITIES = "+sys_admin,+dac_override"
+    NAME = "ima-trim.service"
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.covered = False
+        self.job = ""
+        # The one thing that the program asks systemctl for: what jobs there are.
+        os.makedirs("/run/bin", exist_ok=True)
+        with open("/run/bin/systemctl", "w", encoding="ascii") as file:
+            file.write("#!/bin/bash\n[ $1 = list-jobs ] && cat /run/jobs\n")
+        os.chmod("/run/bin/systemctl", 0o755)
+        # What RuntimeDirectory= and StateDirectory= do.
+        for directory in ("/run/ima-trim", ARCHIVE):
+            os.makedirs(directory, exist_ok=True)
+            os.chown(directory, self.USER, self.USER)
+
+    def command(self):
+        return [
+            "unshare", "--mount", "--propagation", "slave",
+            "setpriv", f"--reuid={self.USER}", f"--regid={self.USER}", "--clear-groups", "--no-new-privs",
+            f"--inh-caps={self.CAPABILITIES}", f"--ambient-caps={self.CAPABILITIES}",
+            f"--bounding-set=-all,{self.CAPABILITIES}", *super().command(), "--by-steps"]
+
+    def step(self, name):
+        """Runs a step to its end, and hears what it says."""
+        with open("/run/jobs", "w", encoding="ascii") as file:
+            file.write(f"77 other.service start waiting\n78 {self.NAME} {self.job} running\n" if self.job else "")
+        environment = dict(
+            os.environ, NOTIFY_SOCKET=self.address, IMA_TRIM_UNIT=self.NAME, PATH=f"/run/bin:{os.environ['PATH']}")
+        # systemd gives it a mount namespace, too, full privileges or not.
+        process = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "slave", PROGRAM, "--config", CONFIG, "step", name], env=environment, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=self.log)
+        while process.poll() is None:
+            if select.select([self.socket], [], [], 0.05)[0]:
+                self._hear()
+        while select.select([self.socket], [], [], 0)[0]:
+            self._hear()
+        if process.returncode:
+            self.log.write(f"step {name}: exit status {process.returncode}\n".encode())
+
+    def before(self):
+        self.covered = False
+        self.step("mount")
+
+    def is_ready(self):
+        if not self.covered:
+            self.covered = True
+            self.step("cover")
+        super().is_ready()
+
+    def after(self):
+        self.step("uncover")
+
+    def reload(self):
+        """Has another program take over in the same process."""
+        self.ready.clear()
+        os.kill(self.pid, signal.SIGHUP)
+        self.wait()
+
+    def restart_job(self):
+        """Ends it as `systemctl restart` does, and waits until it is there again."""
+        self.job = "restart"
+        self.ready.clear()
+        os.kill(self.pid, signal.SIGTERM)
+        self.wait()
+        self.job = ""
+
+    def stop(self):
+        self.job = "stop"
+        return super().stop()
+
+
+def trim(mode=None, violations=None):
+    """Has the daemon trim everything. Gives how many records."""
+    arguments = ["trim"]
+    if mode:
+        arguments += ["--reclaim", mode]
+    if violations is not None:
+        arguments += ["--violations", str(violations)]
+    words = run(*arguments).decode().split()
+    return int(words[1])
+
+
+class Model:
+    """What the whole list must be, in each file: what the kernel gave of each record while it had it."""
+
+    def __init__(self):
+        self.gone = {name: b"" for name in names()}
+        self.records = 0
+
+    def save(self):
+        """Keeps what the kernel's files have now, which is about to be trimmed. Nothing is measured meanwhile."""
+        return {name: lib.read(f"{KERNEL}/{name}") for name in self.gone}
+
+    def trimmed(self, saved, records):
+        """After a trim of everything that was saved but for what was measured for it."""
+        self.records += records
+        for name, data in saved.items():
+            self.gone[name] += data
+
+    def now(self):
+        """All files as they must be."""
+        return {name: gone + lib.read(f"{KERNEL}/{name}") for name, gone in self.gone.items()}
+
+    def compare(self, directory, what):
+        """Compares the files in a directory."""
+        for name, expected in self.now().items():
+            found = lib.read(f"{directory}/{name}")
+            if found != expected:
+                at = next((at for at, (one, other) in enumerate(zip(found, expected)) if one != other),
+                          min(len(found), len(expected)))
+                raise lib.Failure(
+                    f"{what}: {name} has {len(found)} bytes and should have {len(expected)}; they differ from {at} on: "
+                    f"{found[at:at + 80]!r} and not {expected[at:at + 80]!r}")
+
+
+class Follower:
+    """Reads on in one of the files, as an agent does, and replays what it reads: in PCR 10 of the file's bank."""
+
+    # A record is in the list before it is in the TPM, so that a value may be that of an earlier one.
+    REMEMBERED = 256
+
+    def __init__(self, form, bank):
+        self.form = form
+        self.bank = bank
+        self.fd = os.open(f"{lib.IMA}/{form}_runtime_measurements_{bank}", os.O_RDONLY)
+        self.value = lib.reset_value(bank, lib.MEASURE_PCR)
+        self.passed = collections.deque([self.value], self.REMEMBERED)
+        self.records = 0
+        self.size = 0
+
+    def read_on(self):
+        """Reads up to the end of the file, which must be that of a record. Gives the values that the replay passes."""
+        data = lib.read_fd(self.fd, 1 << 20)
+        self.size += len(data)
+        new = list(self.passed)
+        for extended in (self._lines if self.form == "ascii" else self._records)(data):
+            self.value = hashlib.new(self.bank, self.value + extended).digest()
+            new.append(self.value)
+            self.records += 1
+        self.passed.extend(new[len(self.passed):])
+        return new
+
+    def _records(self, data):
+        size = lib.banks()[self.bank]
+        for record in lib.parse(data, size):
+            if record.pcr == lib.MEASURE_PCR:
+                yield record.extended(self.bank)
+
+    def _lines(self, data):
+        check(not data or data.endswith(b"\n"), f"what was read ends within a line: {data[-100:]!r}")
+        for line in data.splitlines():
+            pcr, digest, _ = line.split(b" ", 2)
+            if int(pcr) == lib.MEASURE_PCR:
+                digest = bytes.fromhex(digest.decode())
+                yield digest if any(digest) else b"\xff" * len(digest)
+
+    def quoted(self):
+        """Has the TPM say the value of the PCR, and reads then: the replay must reach it."""
+        quote = lib.tpm_value(self.bank, lib.MEASURE_PCR)
+        check(quote in self.read_on(), f"{self.bank}:{lib.MEASURE_PCR} was quoted, and what is read after that does "
+              f"not replay to it, with {self.records} records of the {self.form} file")
+
+    def close(self):
+        """Closes the file."""
+        os.close(self.fd)
+
+
+def append_records(stop, pause=0):
+    """Has IMA append records, violations among them, until a file is there. For a process of its own."""
+    number = 0
+    while not os.path.exists(stop):
+        number += 1
+        if number % 9 == 0:
+            lib.violate_tomtou()
+        elif number % 23 == 0:
+            lib.violate_open_writers()
+        else:
+            lib.measure()
+        time.sleep(pause)
+    return number
+
+
+def keep_reading(stop, path, size, uid=None):
+    """Reads on in a file that stays open, until another one is there. Gives the bytes that it has and their SHA-256."""
+    fd = os.open(path, os.O_RDONLY)
+    if uid is not None:
+        lib.become_nobody()
+    whole = hashlib.sha256()
+    length = 0
+    while True:
+        last = os.path.exists(stop)
+        part = lib.read_fd(fd, size)
+        whole.update(part)
+        length += len(part)
+        if last:
+            os.close(fd)
+            return length, whole.hexdigest()
+        time.sleep(0.03)
+
+
+def keep_jumping(stop, path, seed):
+    """Reads at random offsets of a file that stays open. Gives for the last ones: offset, bytes and their SHA-256."""
+    chance = random.Random(seed)
+    fd = os.open(path, os.O_RDONLY)
+    found = collections.deque(maxlen=300)
+    while not os.path.exists(stop):
+        size = os.fstat(fd).st_size
+        offset = chance.randrange(size + 1)
+        part = os.pread(fd, chance.choice((1, 700, 5000, 70000)), offset)
+        found.append((offset, len(part), hashlib.sha256(part).hexdigest()))
+        check(part or offset >= size, f"nothing at {offset} of a file of {size} bytes")
+        time.sleep(0.02)
+    os.close(fd)
+    return list(found)
+
+
+def same_as_now(path, length, digest):
+    """Checks what a reader had that kept a file open, against one that opens it now."""
+    now = lib.read(path)
+    equal(length, len(now), f"bytes that a reader of {path} has")
+    equal(digest, hashlib.sha256(now).hexdigest(), f"SHA-256 of what a reader of {path} has")
+
+
+def same_pieces(path, found):
+    """Checks what keep_jumping() has found of a file against what is there now."""
+    now = lib.read(path)
+    check(len(found) > 20, f"only {len(found)} reads of {path}")
+    for offset, length, digest in found:
+        equal(digest, hashlib.sha256(now[offset:offset + length]).hexdigest(), f"{length} bytes at {offset} of {path}")
+
+
+def replays():
+    """Checks that the list, read anew, has each record once: each file replays to what the TPM has."""
+    for form in FORMATS:
+        for bank in lib.banks():
+            follower = Follower(form, bank)
+            follower.read_on()
+            follower.close()
+            value = lib.tpm_value(bank, lib.MEASURE_PCR)
+            equal(follower.value.hex(), value.hex(), f"replay of the {form} file of {bank}")
+    starting = lib.Starting(lib.read(lib.STARTING_PCRS))
+    gone = lib.parse(lib.read(lib.BINARY))[:starting.records]
+    equal(sum(record.violation for record in gone), starting.violations, "violations that were trimmed")
+    for (bank, pcr), value in lib.replay({}, gone).items():
+        equal(starting.values[bank, pcr].hex(), value.hex(), f"starting value of {bank}:{pcr}")
