@@ -35,6 +35,7 @@ use crate::algorithm::Algorithm;
 use crate::archive::Archive;
 use crate::archive::ArchiveError;
 use crate::archive::BootId;
+use crate::archive::Keep;
 use crate::archive::Writer;
 use crate::config::Config;
 use crate::control;
@@ -307,6 +308,7 @@ pub fn run(config: &Config, by_steps: bool) -> Result<(), DaemonError> {
         info!("the list is whole again: begins anew, so that IMA's own files are covered");
         return Ok(());
     }
+    prune(&mut keeper, config);
     steps::note_untrimmed(false)?;
     shared.served.give(&whole);
     let taken_over = shared.session.is_some() || shared.take_over()?;
@@ -358,6 +360,22 @@ pub fn run(config: &Config, by_steps: bool) -> Result<(), DaemonError> {
         steps::unmount(config)?;
     }
     Ok(())
+}
+
+/// Removes archives of earlier boots beyond what is configured. Nothing else depends on it.
+fn prune(keeper: &mut Keeper, config: &Config) {
+    let keep = Keep {
+        boots: config.archive.keep_boots,
+        bytes: config.archive.keep_bytes,
+    };
+    match keeper.prune(keep) {
+        Ok(removed) => {
+            for boot in removed {
+                info!("removed the archive of the earlier boot {}", boot.id);
+            }
+        }
+        Err(error) => warn!("archives of earlier boots: {error}"),
+    }
 }
 
 /// Opens archive and list, and waits until they can be. `None` if it is told to stop before.

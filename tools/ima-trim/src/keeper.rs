@@ -20,6 +20,8 @@ use rustix::io::Errno;
 use crate::algorithm::Algorithm;
 use crate::archive::Archive;
 use crate::archive::ArchiveError;
+use crate::archive::Boot;
+use crate::archive::Keep;
 use crate::archive::Progress;
 use crate::archive::Writer;
 use crate::config::Reclaim;
@@ -200,6 +202,15 @@ impl Keeper {
     /// PCR values and totals at the end of the archive.
     pub fn point(&self) -> Point {
         self.whole.archive().end()
+    }
+
+    /// Removes archives of earlier boots beyond what is kept. Gives which.
+    ///
+    /// # Errors
+    ///
+    /// If one cannot be removed.
+    pub fn prune(&mut self, keep: Keep) -> Result<Vec<Boot>, KeeperError> {
+        Ok(self.writer.prune(keep, &[])?)
     }
 
     /// Archives records in memory up to a number.

@@ -37,7 +37,13 @@ def trim(mode):
 def _():
     global model
     variety(0)
+    # An earlier boot that left nothing.
+    earlier = f"{whole.ARCHIVE}/11111111-2222-3333-4444-555555555555"
+    os.makedirs(earlier)
+    with open(f"{earlier}/number", "w", encoding="ascii") as file:
+        file.write("1\n")
     service.start()
+    check(not os.path.exists(earlier), "what an earlier boot has left is still there")
     model = whole.Model()
     model.compare(whole.MOUNTPOINT, "mounted")
     expected = {name for name in os.listdir(whole.KERNEL) if "measurements" in name or name == "violations"}

@@ -13,7 +13,7 @@ import ima_trim_lib as lib
 import whole_lib as whole
 from ima_trim_lib import Child, check, equal, test
 
-KILLS = lib.tries(40)
+KILLS = lib.tries(20)
 SEED = os.environ.get("TEST_SEED") or str(random.SystemRandom().randrange(1 << 32))
 STOP_APPENDERS = "/run/kill-stop-appenders"
 STOP_READERS = "/run/kill-stop-readers"
