@@ -92,8 +92,8 @@ impl Default for List {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Archive {
-    /// The directory. It must last as long as the machine runs: it is useless on a tmpfs only if the
-    /// machine is kept from losing it.
+    /// The directory. What is in it must last for as long as the machine runs, and is of no use to
+    /// the boots after it but as a record.
     pub directory: PathBuf,
     /// Archives of how many earlier boots are kept.
     pub keep_boots: usize,
