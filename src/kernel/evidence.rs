@@ -242,6 +242,7 @@ impl Trimmer {
         let counters = ima.counters();
         let load = Event::Load {
             guard: ima.is_guarded(),
+            signatures: false,
             kernel_deleted: removed(&counters),
             kernel_violations: ima.violations(),
         };

@@ -228,6 +228,7 @@ impl Ledger {
                 evidence_failed: tally.failed,
                 instance,
                 evidence: tally.last,
+                signatures: false,
             },
         )
     }

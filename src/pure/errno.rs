@@ -22,12 +22,16 @@ pub enum Errno {
     TooBig,
     /// `ENOMEM`: no memory.
     NoMem,
+    /// `EACCES`: what is about to be done leaves no evidence.
+    Acces,
     /// `EFAULT`: a buffer that cannot be read or written.
     Fault,
     /// `EBUSY`: somebody else uses the measurement list.
     Busy,
     /// `EINVAL`: a malformed request.
     Inval,
+    /// `ENOPKG`: a signature of a kind that the kernel cannot verify.
+    NoPkg,
     /// `EBADMSG`: the number of violations is not the one stated.
     BadMsg,
     /// `EOPNOTSUPP`: a bank or a mode that is not there.
@@ -36,7 +40,10 @@ pub enum Errno {
     Stale,
     /// `EUCLEAN`: the starting PCR values are not verified.
     Uclean,
-    /// `EKEYREJECTED`: starting PCR values that are not those of this list and TPM.
+    /// `ENOKEY`: a signature is missing, or is by nobody who is known.
+    NoKey,
+    /// `EKEYREJECTED`: starting PCR values that are not those of this list and TPM, or a request for
+    /// another load of the module, or one with a wrong signature.
     KeyRejected,
 }
 
@@ -49,13 +56,16 @@ impl Errno {
             Self::Io => "EIO",
             Self::TooBig => "E2BIG",
             Self::NoMem => "ENOMEM",
+            Self::Acces => "EACCES",
             Self::Fault => "EFAULT",
             Self::Busy => "EBUSY",
             Self::Inval => "EINVAL",
+            Self::NoPkg => "ENOPKG",
             Self::BadMsg => "EBADMSG",
             Self::OpNotSupp => "EOPNOTSUPP",
             Self::Stale => "ESTALE",
             Self::Uclean => "EUCLEAN",
+            Self::NoKey => "ENOKEY",
             Self::KeyRejected => "EKEYREJECTED",
         }
     }
@@ -68,13 +78,16 @@ impl Errno {
             Self::Io => 5,
             Self::TooBig => 7,
             Self::NoMem => 12,
+            Self::Acces => 13,
             Self::Fault => 14,
             Self::Busy => 16,
             Self::Inval => 22,
+            Self::NoPkg => 65,
             Self::BadMsg => 74,
             Self::OpNotSupp => 95,
             Self::Stale => 116,
             Self::Uclean => 117,
+            Self::NoKey => 126,
             Self::KeyRejected => 129,
         }
     }

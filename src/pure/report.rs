@@ -17,13 +17,11 @@ use crate::bank::PcrSet;
 use crate::bank::Value;
 use crate::errno::Errno;
 use crate::instance::Instance;
+use crate::signature::Fingerprint;
 use crate::values::PcrValues;
 
 /// The version of the interface.
 const VERSION: u32 = 2;
-
-/// Whether requests have to be signed: nothing can verify a signature yet.
-const SIGNATURES: &str = "off";
 
 /// Bytes that came from outside, made printable.
 ///
@@ -109,6 +107,8 @@ pub enum Event {
     Load {
         /// Whether others are kept from removing records.
         guard: bool,
+        /// Whether requests have to be signed.
+        signatures: bool,
         /// Records that this kernel has removed.
         kernel_deleted: u64,
         /// Violations that this kernel has counted.
@@ -145,7 +145,7 @@ impl Event {
 }
 
 /// Writes what is measured of an event, down to the text of `starting_pcrs`, which follows for all
-/// but [`Event::Foreign`].
+/// but [`Event::Foreign`]; for [`Event::Load`] the [`keys`] come before that.
 pub fn event(w: &mut dyn fmt::Write, event: &Event, instance: Instance) -> fmt::Result {
     if let Event::Load { .. } = event {
         writeln!(w, "version={VERSION}")?;
@@ -155,11 +155,12 @@ pub fn event(w: &mut dyn fmt::Write, event: &Event, instance: Instance) -> fmt::
         Event::Trim | Event::Restore => Ok(()),
         Event::Load {
             guard,
+            signatures,
             kernel_deleted,
             kernel_violations,
         } => {
             writeln!(w, "guard={}", on_off(guard))?;
-            writeln!(w, "signatures={SIGNATURES}")?;
+            writeln!(w, "signatures={}", required_off(signatures))?;
             writeln!(w, "kernel_deleted={kernel_deleted}")?;
             writeln!(w, "kernel_violations={kernel_violations}")
         }
@@ -171,6 +172,14 @@ pub fn event(w: &mut dyn fmt::Write, event: &Event, instance: Instance) -> fmt::
             writeln!(w, "foreign_records={foreign_records}")
         }
     }
+}
+
+/// Writes the certificates whose keys may sign requests, one a line.
+pub fn keys(
+    w: &mut dyn fmt::Write,
+    mut fingerprints: impl Iterator<Item = Fingerprint>,
+) -> fmt::Result {
+    fingerprints.try_for_each(|fingerprint| writeln!(w, "key={fingerprint}"))
 }
 
 /// Writes the text of `verify`: for each bank and these PCRs, whether `equal` says that the replay
@@ -325,12 +334,23 @@ pub struct Status {
     pub instance: Instance,
     /// Whether the record of the last event is in the list, as it should be.
     pub evidence: bool,
+    /// Whether requests have to be signed.
+    pub signatures: bool,
 }
 
 /// A switch, as it is printed.
 const fn on_off(on: bool) -> &'static str {
     if on {
         "on"
+    } else {
+        "off"
+    }
+}
+
+/// Whether something has to be, as it is printed.
+const fn required_off(required: bool) -> &'static str {
+    if required {
+        "required"
     } else {
         "off"
     }
@@ -365,7 +385,7 @@ pub fn status<'a>(
     writeln!(w, "instance={}", status.instance)?;
     let evidence = if status.evidence { "measured" } else { "none" };
     writeln!(w, "evidence={evidence}")?;
-    writeln!(w, "signatures={SIGNATURES}")
+    writeln!(w, "signatures={}", required_off(status.signatures))
 }
 
 /// Writes names with `key` before the first and commas between. Says whether there were any.

@@ -19,6 +19,7 @@ use crate::replay::Target;
 use crate::replay::TargetError;
 use crate::report::Escaped;
 use crate::report::Totals;
+use crate::signature::MAX_MESSAGE;
 use crate::values::PcrValues;
 
 /// Bytes of the longest request.
@@ -97,9 +98,14 @@ pub struct Unread(pub Errno);
 impl fmt::Display for Unread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Errno::Inval | Errno::TooBig => write!(
+            Errno::Inval => write!(
                 f,
                 "a request is one write of at most {MAX_REQUEST} bytes at offset 0"
+            )?,
+            Errno::TooBig => write!(
+                f,
+                "a request is one write of at most {MAX_REQUEST} bytes at offset 0, or of \
+                 {MAX_MESSAGE} if it is signed"
             )?,
             Errno::NoMem => f.write_str("there is no memory to read it")?,
             _ => f.write_str("what was written cannot be read")?,

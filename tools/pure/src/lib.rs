@@ -25,5 +25,7 @@ pub mod replay;
 pub mod report;
 #[path = "../../../src/pure/request.rs"]
 pub mod request;
+#[path = "../../../src/pure/signature.rs"]
+pub mod signature;
 #[path = "../../../src/pure/values.rs"]
 pub mod values;

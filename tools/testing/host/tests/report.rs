@@ -7,9 +7,10 @@ use ima_trim_pure::bank::{Bank, Banks, Pcr, PcrSet, Value};
 use ima_trim_pure::errno::Errno;
 use ima_trim_pure::instance::Instance;
 use ima_trim_pure::report::{
-    event, outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation,
+    event, keys, outcome, starting_pcrs, starting_pcrs_unknown, status, verify, violation,
     violations_dropped, Base, Event, Found, Outcome, Status, Totals, TrimResult,
 };
+use ima_trim_pure::signature::Fingerprint;
 use ima_trim_pure::values::PcrValues;
 
 type Values = PcrValues<Vec<Value>>;
@@ -64,6 +65,7 @@ const STATE: Status = Status {
     evidence_failed: 10,
     instance: INSTANCE,
     evidence: true,
+    signatures: false,
 };
 
 const INSTANCE: Instance = Instance([
@@ -304,6 +306,32 @@ fn status_with_and_without_a_bank_that_cannot_be_replayed() {
         text(|w| status(w, &banks(), [].into_iter(), &state)),
         format!("version=2\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
     );
+    let state = Status {
+        signatures: true,
+        ..state
+    };
+    let rest = rest.replace("signatures=off", "signatures=required");
+    assert_eq!(
+        text(|w| status(w, &banks(), [].into_iter(), &state)),
+        format!("version=2\nbanks=sm3,sha512,sha1,sha256\nbase=verified\n{rest}")
+    );
+}
+
+#[test]
+fn keys_are_one_line_each() {
+    let fingerprints = [
+        Fingerprint([0xa5; 32]),
+        Fingerprint(core::array::from_fn(|i| i as u8)),
+    ];
+    let expected = format!(
+        "key=sha256:{}\nkey=sha256:\
+         000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n",
+        "a5".repeat(32)
+    );
+
+    assert_eq!(text(|w| keys(w, fingerprints.into_iter())), expected);
+    assert_eq!(text(|w| keys(w, [].into_iter())), "");
+    check_no_room(|w| keys(w, fingerprints.into_iter()));
 }
 
 #[test]
@@ -311,13 +339,21 @@ fn events_byte_for_byte() {
     let instance = "instance=0001020304050607809aabbccddeefff\n";
     let load = Event::Load {
         guard: true,
+        signatures: false,
         kernel_deleted: 12,
         kernel_violations: 3,
     };
     let unguarded = Event::Load {
         guard: false,
+        signatures: false,
         kernel_deleted: 0,
         kernel_violations: u64::MAX,
+    };
+    let signed = Event::Load {
+        guard: true,
+        signatures: true,
+        kernel_deleted: 0,
+        kernel_violations: 0,
     };
     let foreign = Event::Foreign {
         kernel_deleted: 12,
@@ -338,6 +374,14 @@ fn events_byte_for_byte() {
             format!(
                 "version=2\n{instance}guard=off\nsignatures=off\nkernel_deleted=0\n\
                  kernel_violations=18446744073709551615\n"
+            ),
+        ),
+        (
+            signed,
+            "load",
+            format!(
+                "version=2\n{instance}guard=on\nsignatures=required\nkernel_deleted=0\n\
+                 kernel_violations=0\n"
             ),
         ),
         (Event::Trim, "trim", instance.into()),
@@ -436,13 +480,16 @@ fn errors_have_their_names_and_numbers() {
         (Errno::Io, "EIO", 5),
         (Errno::TooBig, "E2BIG", 7),
         (Errno::NoMem, "ENOMEM", 12),
+        (Errno::Acces, "EACCES", 13),
         (Errno::Fault, "EFAULT", 14),
         (Errno::Busy, "EBUSY", 16),
         (Errno::Inval, "EINVAL", 22),
+        (Errno::NoPkg, "ENOPKG", 65),
         (Errno::BadMsg, "EBADMSG", 74),
         (Errno::OpNotSupp, "EOPNOTSUPP", 95),
         (Errno::Stale, "ESTALE", 116),
         (Errno::Uclean, "EUCLEAN", 117),
+        (Errno::NoKey, "ENOKEY", 126),
         (Errno::KeyRejected, "EKEYREJECTED", 129),
     ] {
         assert_eq!(errno.as_str(), name);

@@ -1010,7 +1010,8 @@ fn what_cannot_be_read_says_what_to_do() {
         ),
         (
             Errno::TooBig,
-            "a request is one write of at most 16384 bytes at offset 0 (E2BIG)",
+            "a request is one write of at most 16384 bytes at offset 0, or of 32768 if it is \
+             signed (E2BIG)",
         ),
         (Errno::NoMem, "there is no memory to read it (ENOMEM)"),
         (Errno::Fault, "what was written cannot be read (EFAULT)"),
