@@ -11,6 +11,13 @@ RELEASE ?= $(shell uname -r)
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
+# Certificates that are built into the module, with commas between. The kernel's build works elsewhere.
+comma := ,
+space := $(subst ,, )
+CERTIFICATES = $(subst $(space),$(comma),$(abspath $(subst $(comma),$(space),$(CERT))))
+# What a build with certificates leaves here.
+BUILT_IN := rust/ima_trim_certificates.h
+
 # Where cargo builds the program, and the program there.
 TARGET := $(or $(CARGO_TARGET_DIR),tools/target)
 PROGRAM := $(TARGET)/release/ima-trim
@@ -19,9 +26,14 @@ INSTALL_MOD_PATH ?= $(DESTDIR)
 
 .PHONY: modules tools install install-module install-tools kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
 
+# A module that was built with certificates is not exchanged for one without by forgetting to name them again.
 modules:
 	@$(VM)/check-tree '$(KDIR)'
-	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' modules
+	@[ -n '$(CERT)' ] || [ ! -e $(BUILT_IN) ] || { \
+		echo "error: the module here was built with certificates: name them again with CERT=, or 'make clean' first" >&2; \
+		exit 1; \
+	}
+	$(MAKE) -C '$(KDIR)' M='$(CURDIR)' $(if $(CERT),CERT='$(CERTIFICATES)') modules
 
 tools:
 	cargo build --manifest-path tools/Cargo.toml --package ima-trim --release --locked --target-dir '$(TARGET)'
@@ -88,6 +100,7 @@ update:
 clean:
 	find . \( -name .git -o -path ./tools/target \) -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
 		-o -name '*.rmeta' -o -name '.*.cmd' -o -name '.*.d' -o -name modules.order -o -name Module.symvers \) -exec rm -f {} +
+	rm -f $(BUILT_IN)
 	rm -rf tools/target
 
 distclean: clean
@@ -95,7 +108,8 @@ distclean: clean
 
 help:
 	@echo 'Building, for the running kernel or for KDIR=<prepared tree>:'
-	@echo '  make               build ima_trim.ko with the toolchain on PATH'
+	@echo '  make               build ima_trim.ko with the toolchain on PATH; with CERT=<certificate>[,<certificate>...] one that takes'
+	@echo '                     only requests that were signed with their keys, and locks the list until reboot'
 	@echo '  make tools         build the program ima-trim with the cargo on PATH'
 	@echo '  make install       install both where the system finds them; with SIGN_KEY=<pem> SIGN_CERT=<der> the module signed,'
 	@echo '                     with DESTDIR=<directory> below that'

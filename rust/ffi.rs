@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Functions of the C side: those of `helpers.c`, and what the kernel's bindings lack.
+//! Functions of the C side: those of `helpers.c` and `signatures.c`, and what the kernel's bindings
+//! lack.
 
 use kernel::{
     bindings,
@@ -26,6 +27,14 @@ pub(super) struct TpmChip {
 /// C header: [`include/crypto/hash.h`](srctree/include/crypto/hash.h)
 #[repr(C)]
 pub(super) struct CryptoShash {
+    _opaque: [u8; 0],
+}
+
+/// `struct key`, only ever passed back to C.
+///
+/// C header: [`include/linux/key.h`](srctree/include/linux/key.h)
+#[repr(C)]
+pub(super) struct Key {
     _opaque: [u8; 0],
 }
 
@@ -115,6 +124,25 @@ unsafe extern "C" {
         data: *const u8,
         len: u32,
         out: *mut u8,
+    ) -> c_int;
+
+    pub(super) fn ima_trim_certificate(index: usize, data: *mut *const u8) -> usize;
+    pub(super) fn ima_trim_keyring() -> *mut Key;
+    pub(super) fn ima_trim_keyring_add(
+        keyring: *mut Key,
+        name: *const c_char,
+        certificate: *const u8,
+        size: usize,
+    ) -> c_int;
+    pub(super) fn ima_trim_keyring_seal(keyring: *mut Key) -> c_int;
+    pub(super) fn ima_trim_keyring_put(keyring: *mut Key);
+    pub(super) fn ima_trim_verify(
+        keyring: *mut Key,
+        message: *const u8,
+        size: usize,
+        content: *mut u8,
+        room: usize,
+        taken: *mut usize,
     ) -> c_int;
 
     /// C header: [`include/crypto/sha1.h`](srctree/include/crypto/sha1.h)

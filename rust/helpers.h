@@ -12,6 +12,7 @@ struct crypto_shash;
 struct file;
 struct file_operations;
 struct inode;
+struct key;
 struct list_head;
 struct tpm_chip;
 struct workqueue_struct;
@@ -59,5 +60,13 @@ const char *ima_trim_hash_name(u32 algo, u32 *digest_size);
 struct crypto_shash *ima_trim_shash_alloc(const char *name, u32 *digest_size);
 void ima_trim_shash_free(struct crypto_shash *tfm);
 int ima_trim_shash(struct crypto_shash *tfm, const u8 *data, u32 len, u8 *out);
+
+size_t ima_trim_certificate(size_t index, const u8 **data);
+struct key *ima_trim_keyring(void);
+int ima_trim_keyring_add(struct key *keyring, const char *name, const u8 *certificate, size_t size);
+int ima_trim_keyring_seal(struct key *keyring);
+void ima_trim_keyring_put(struct key *keyring);
+int ima_trim_verify(struct key *keyring, const u8 *message, size_t size, u8 *content, size_t room,
+		    size_t *taken);
 
 #endif

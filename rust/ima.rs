@@ -26,7 +26,8 @@
 //! IMA's structs are private, so whatever is read of them is found by the offsets of
 //! [`Layout`], which come from the running kernel's own BTF.
 //!
-//! [`Ima::guard`] counts us once more, from the load to the unload. Nobody walks in that.
+//! [`Ima::guard`] counts us once more, from the load to the unload, and [`Ima::lock`] more often,
+//! until the machine is rebooted. Nobody walks in these.
 //!
 //! Not supported: staging, appending.
 
@@ -76,7 +77,10 @@ use core::{
     fmt,
     ptr::NonNull, //
 };
-use kernel::prelude::*;
+use kernel::{
+    prelude::*,
+    sync::atomic::Atomic, //
+};
 
 /// The PCR that IMA extends unless a rule names another: `CONFIG_IMA_MEASURE_PCR_IDX`.
 pub(crate) fn measure_pcr() -> u32 {
@@ -93,7 +97,7 @@ pub(crate) fn measure_pcr() -> u32 {
 ///   `ima_extra_slots` more (`ima_alloc_init_template()`, `ima_restore_template_data()`).
 ///   `sha1_slot` and `lookup_slot` are less than that, and a digest has at least `lookup_size`
 ///   bytes.
-/// - `ima_measure_users` counts us once if `guarded`.
+/// - `ima_measure_users` counts us `counted` times, apart from holds.
 pub(crate) struct Ima {
     symbols: Symbols,
     layout: Layout,
@@ -103,7 +107,10 @@ pub(crate) struct Ima {
     /// The slot of the digest that duplicates are looked up by, and how many bytes of it.
     lookup_slot: usize,
     lookup_size: usize,
-    guarded: bool,
+    /// How often we are counted as a reader, for the guard or the lock.
+    counted: isize,
+    /// Whether we stay counted when this is dropped.
+    stays: Atomic<bool>,
     /// `ima_num_records[]` of the list, of the staged list, and of all records ever added.
     live: Symbol<i64>,
     staged: Symbol<i64>,
@@ -285,7 +292,8 @@ impl Ima {
                 sha1_slot,
                 lookup_slot,
                 lookup_size,
-                guarded: false,
+                counted: 0,
+                stays: Atomic::new(false),
                 live,
                 staged,
                 full,

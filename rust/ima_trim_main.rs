@@ -39,6 +39,8 @@ mod ledger;
 mod machine;
 #[path = "../src/kernel/module.rs"]
 mod module;
+#[path = "../src/kernel/permission.rs"]
+mod permission;
 #[path = "../src/kernel/plan.rs"]
 mod plan;
 #[path = "../src/kernel/refusal.rs"]
@@ -72,6 +74,7 @@ mod rust {
     mod ffi;
     pub(crate) mod hash;
     pub(crate) mod ima;
+    pub(crate) mod keyring;
     #[allow(dead_code, unreachable_pub)]
     mod layout;
     #[allow(unreachable_pub)]

@@ -31,6 +31,8 @@ pub enum Busy {
         /// `measure_writer_extra_writes`.
         extra: i64,
     },
+    /// An earlier load of the module has locked the list.
+    Locked,
     /// Records are staged.
     Staged(i64),
     /// IMA has suspended measuring.
@@ -47,9 +49,11 @@ impl Busy {
         match self {
             Self::Suspended => Errno::Stale,
             Self::Changed | Self::Corrupt => Errno::Uclean,
-            Self::Writer | Self::Readers(_) | Self::Inconsistent { .. } | Self::Staged(_) => {
-                Errno::Busy
-            }
+            Self::Writer
+            | Self::Readers(_)
+            | Self::Inconsistent { .. }
+            | Self::Locked
+            | Self::Staged(_) => Errno::Busy,
         }
     }
 }
@@ -71,6 +75,10 @@ impl fmt::Display for Busy {
                  itself (ima_measure_users={users}, measure_writer_extra_writes={extra}): a file \
                  opened for writing was closed by another task; close all, or reboot"
             ),
+            Self::Locked => f.write_str(
+                "the module was loaded before in this boot, with signatures required: nothing can be \
+                 removed from the list any more until the machine is rebooted",
+            ),
             Self::Staged(count) => write!(
                 f,
                 "{count} records are staged: somebody else is about to delete them, and after that \
@@ -82,6 +90,23 @@ impl fmt::Display for Busy {
             Self::Changed => f.write_str("somebody else removed records meanwhile"),
             Self::Corrupt => f.write_str("the links of the measurement list contradict each other"),
         }
+    }
+}
+
+/// How often a module counts itself that locks the list until reboot.
+///
+/// Nobody removes records as long as it is counted, and it stays counted when it is unloaded. Later
+/// loads of the module, of whatever build, tell it from readers by its size: there are never so
+/// many, as each descriptor takes the kernel some hundred bytes of memory.
+pub const LOCK: i64 = 1 << 48;
+
+/// Makes sure that nobody but us is counted, who are counted `own` times, among `users` that
+/// [`readers`] has accepted.
+pub fn alone(users: i64, own: i64) -> Result<(), Busy> {
+    match users.saturating_sub(own) {
+        0 => Ok(()),
+        LOCK.. => Err(Busy::Locked),
+        others => Err(Busy::Readers(others)),
     }
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Who has the measurement list files open, and keeping writers out: the guard, and holds.
+//! Who has the measurement list files open, and keeping writers out: the guard, the lock, and holds.
 //!
 //! IMA counts who has them open under `ima_measure_mutex` (`ima_fs.c`), and only a writer stages or
 //! deletes. The module counts itself as a reader, as `ima_measure_lock(false)` does: as long as it
-//! is counted, no writer can come in.
+//! is counted, no writer can come in. With the lock it stays counted when it goes.
 
 use super::{
     lock::{
@@ -15,8 +15,13 @@ use super::{
 };
 use crate::rust::openers::{
     self,
-    Busy, //
+    Busy,
+    LOCK, //
 };
+use kernel::sync::atomic::Relaxed;
+
+/// How often the lock counts us. The counters of IMA have 64 bits.
+const LOCK_COUNTS: isize = LOCK as isize;
 
 impl MeasureGuard<'_> {
     /// How many have the measurement list files open for reading, us included. An error if somebody
@@ -44,21 +49,21 @@ impl MeasureGuard<'_> {
         unsafe { self.ima.symbols.ima_measure_users.as_ptr().write(users) };
     }
 
-    /// Counts us as a reader once more, as `ima_measure_lock(false)` does.
-    fn count_in(&mut self) -> Result<(), Busy> {
+    /// Counts us as this many readers more, each as `ima_measure_lock(false)` does.
+    fn count_in(&mut self, times: isize) -> Result<(), Busy> {
         let users = self.readers()?;
 
-        self.set_users(users.checked_add(1).ok_or(Busy::Readers(i64::MAX))?);
+        self.set_users(users.checked_add(times).ok_or(Busy::Readers(i64::MAX))?);
         Ok(())
     }
 
     /// Takes back what [`Self::count_in`] did.
-    fn count_out(&mut self) {
+    fn count_out(&mut self, times: isize) {
         // SAFETY: By the invariants of `Symbol` it is there, and `ima_measure_mutex`, which covers
         // it, is held.
         let users = unsafe { self.ima.symbols.ima_measure_users.as_ptr().read() };
 
-        self.set_users(users.saturating_sub(1));
+        self.set_users(users.saturating_sub(times));
     }
 }
 
@@ -67,17 +72,50 @@ impl Ima {
     ///
     /// Takes `ima_measure_mutex` shortly.
     pub(crate) fn guard(&mut self) -> Result<(), Busy> {
-        if !self.guarded {
-            self.lock_measure().count_in()?;
+        if self.counted == 0 {
+            self.lock_measure().count_in(1)?;
             // INVARIANT: We were just counted.
-            self.guarded = true;
+            self.counted = 1;
         }
         Ok(())
     }
 
+    /// Keeps all writers out, as [`Self::guard`] does. From [`Self::stay_locked`] on that is until
+    /// the machine is rebooted, whatever becomes of `self`.
+    ///
+    /// Refused if an earlier load of the module has done so, since this one could not be told from
+    /// that. Takes `ima_measure_mutex` shortly.
+    pub(crate) fn lock(&mut self) -> Result<(), Busy> {
+        if self.counted == 0 {
+            let mut measure = self.lock_measure();
+
+            if measure.readers()? >= LOCK_COUNTS {
+                return Err(Busy::Locked);
+            }
+            measure.count_in(LOCK_COUNTS)?;
+            drop(measure);
+            // INVARIANT: We were just counted.
+            self.counted = LOCK_COUNTS;
+        }
+        Ok(())
+    }
+
+    /// Does not give back what [`Self::lock`] has taken, until the machine is rebooted.
+    pub(crate) fn stay_locked(&self) {
+        // ORDERING: It is looked at when `self` is dropped, which nobody else uses any more then.
+        self.stays.store(true, Relaxed);
+    }
+
+    /// Whether an earlier load of the module has locked the list. Takes `ima_measure_mutex` shortly.
+    pub(crate) fn is_locked_by_others(&self) -> bool {
+        self.lock_measure()
+            .readers()
+            .is_ok_and(|users| users.saturating_sub(self.counted) >= LOCK_COUNTS)
+    }
+
     /// Whether writers are kept out as long as the module is loaded.
     pub(crate) fn is_guarded(&self) -> bool {
-        self.guarded
+        self.counted != 0
     }
 
     /// Makes sure that nobody stages or deletes records for a while: we are counted as a reader of
@@ -85,7 +123,7 @@ impl Ima {
     ///
     /// Takes `ima_measure_mutex` shortly.
     pub(crate) fn hold(&self) -> Result<Hold<'_>, Busy> {
-        self.lock_measure().count_in()?;
+        self.lock_measure().count_in(1)?;
         // INVARIANT: We were just counted, which is not done if somebody has one open for writing.
         Ok(Hold { ima: self })
     }
@@ -93,8 +131,9 @@ impl Ima {
 
 impl Drop for Ima {
     fn drop(&mut self) {
-        if self.guarded {
-            self.lock_measure().count_out();
+        // ORDERING: See `stay_locked()`.
+        if self.counted != 0 && !self.stays.load(Relaxed) {
+            self.lock_measure().count_out(self.counted);
         }
     }
 }
@@ -121,6 +160,6 @@ impl Hold<'_> {
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        self.ima.lock_measure().count_out();
+        self.ima.lock_measure().count_out(1);
     }
 }

@@ -16,7 +16,10 @@ use super::{
         NOT_COUNTED, //
     },
 };
-use crate::rust::openers::Busy;
+use crate::rust::openers::{
+    self,
+    Busy, //
+};
 use core::marker::PhantomData;
 use kernel::{
     bindings::list_head,
@@ -32,12 +35,10 @@ impl<'i> Hold<'i> {
     /// may be accessed, nothing allocated, and nothing waited for but the mutex that follows.
     pub(crate) fn exclude(&mut self) -> Result<Exclusive<'i, '_>, Busy> {
         let measure = self.ima.lock_measure();
-        let own = isize::from(self.ima.is_guarded()).saturating_add(1);
-        let users = measure.readers()?;
+        // We are counted for this hold, and for the guard or the lock.
+        let own = self.ima.counted.saturating_add(1);
 
-        if users != own {
-            return Err(Busy::Readers(users.saturating_sub(own) as i64));
-        }
+        openers::alone(measure.readers()? as i64, own as i64)?;
         // INVARIANT: We are counted as often as we should, so nobody else is.
         Ok(Exclusive {
             measure,

@@ -6,12 +6,18 @@
 //! What IMA answers is not evidence. An announcement is *measured* if its record is found in the
 //! list as it should be: with the template of buffers, our data, and the PCR that is IMA's own. A
 //! rule of the policy can make it otherwise, by `template=` or `pcr=`.
+//!
+//! Where requests have to be signed, nothing is changed unless the load and the announcement are
+//! measured, and the list with the announcement replays to what the TPM has.
 
 #![forbid(unsafe_code)]
 
 use crate::{
     account::Account,
-    bank::Pcr,
+    bank::{
+        Pcr,
+        PcrSet, //
+    },
     errno::Errno,
     ledger::{
         removed,
@@ -29,6 +35,10 @@ use crate::{
             Offered, //
         },
         ima::Busy,
+        keyring::{
+            self,
+            Licence, //
+        },
         workqueue::{
             Item,
             KernelThread, //
@@ -36,6 +46,7 @@ use crate::{
     },
     text::Text,
     trimmer::Trimmer,
+    verify::Verdict,
 };
 use core::fmt::{
     self,
@@ -137,6 +148,13 @@ impl Announcement {
     }
 }
 
+/// What is about to be done was announced.
+#[must_use = "what was announced is not known to be in the TPM"]
+pub(crate) struct Announced(());
+
+/// What was announced can be done.
+pub(crate) struct Confirmed(());
+
 impl Evidence {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
@@ -155,6 +173,11 @@ impl Evidence {
     /// What became of the evidence so far.
     pub(crate) fn tally(&self) -> Tally {
         self.kept.lock().tally
+    }
+
+    /// Whether the load is measured.
+    fn is_load_measured(&self) -> bool {
+        self.kept.lock().load.is_none()
     }
 
     /// Notes that there is no audit record.
@@ -216,24 +239,58 @@ impl Trimmer {
     /// account as it will be after it. If the task is killed meanwhile, IMA measures it all the
     /// same.
     ///
-    /// An event that no rule measures, or that one measures in another way, is no error. No lock
-    /// may be held that IMA takes.
+    /// An event that no rule measures, or that one measures in another way, is an error only where
+    /// requests have to be signed. No lock may be held that IMA takes.
     pub(crate) fn announce(
         self: &Arc<Self>,
         event: Event,
         account: &Account,
-    ) -> Result<(), Refusal<'static>> {
+        _licence: &Licence,
+    ) -> Result<Announced, Refusal<'static>> {
         let announcement =
             Announcement::new(self, event, |text| account.show(text, &self.machine))?;
         let trimmer = self.clone();
 
-        self.machine.queue.call(move |thread| {
+        let is_measured = self.machine.queue.call(move |thread| {
             trimmer
                 .offer_after_load(thread, &announcement)
                 .inspect_err(|_| {
                     trimmer.evidence.measuring_failed();
                 })
-        })?
+        })??;
+        if self.authority.is_signers() && !is_measured {
+            return Err(Refusal::Unmeasured(event.as_str()));
+        }
+        Ok(Announced(()))
+    }
+
+    /// Makes sure that what was announced can be done. Where requests have to be signed, `replay`
+    /// compares the list with the TPM, and these PCRs have to agree: IMA does not say whether its
+    /// extend was carried out.
+    pub(crate) fn confirm(
+        &self,
+        _announced: Announced,
+        pcrs: PcrSet,
+        replay: impl FnOnce() -> Result<Verdict, Refusal<'static>>,
+    ) -> Result<Confirmed, Refusal<'static>> {
+        if self.authority.is_signers() {
+            let verdict = replay()?;
+
+            if let Some(pcr) = pcrs.without(verdict.verified).iter().next() {
+                return Err(Refusal::Unproved(pcr));
+            }
+        }
+        Ok(Confirmed(()))
+    }
+
+    /// Where requests have to be signed, refuses to change anything before the load is measured:
+    /// the verifier has to know of which instance the events are, and who may sign.
+    pub(crate) fn require_load(&self) -> Result<(), Refusal<'static>> {
+        if self.authority.is_signers() && !self.evidence.is_load_measured() {
+            Err(Refusal::Unmeasured("load"))
+        } else {
+            Ok(())
+        }
     }
 
     /// Announces that the module was loaded.
@@ -242,11 +299,12 @@ impl Trimmer {
         let counters = ima.counters();
         let load = Event::Load {
             guard: ima.is_guarded(),
-            signatures: false,
+            signatures: self.authority.is_signers(),
             kernel_deleted: removed(&counters),
             kernel_violations: ima.violations(),
         };
         let announcement = Announcement::new(self, load, |text| {
+            report::keys(text, keyring::fingerprints())?;
             self.ledger
                 .lock()
                 .show_starting(text, &self.machine, &counters)
@@ -267,7 +325,7 @@ impl Trimmer {
         self.machine.queue.call(move |thread| {
             let load = trimmer.evidence.kept.lock().load.clone();
 
-            load.map_or(Ok(()), |load| trimmer.offer(thread, &load))
+            load.map_or(Ok(()), |load| trimmer.offer(thread, &load).map(drop))
                 .inspect_err(|_| trimmer.evidence.measuring_failed())
         })?
     }
@@ -318,11 +376,13 @@ impl Trimmer {
 
     /// Has IMA measure an announcement, after the load if there was no rule for that before: the
     /// rule may have come since, and the record of the load has to be the first.
+    ///
+    /// Says whether it is measured.
     fn offer_after_load(
         &self,
         thread: &KernelThread,
         announcement: &Announcement,
-    ) -> Result<(), Refusal<'static>> {
+    ) -> Result<bool, Refusal<'static>> {
         let load = {
             let kept = self.evidence.kept.lock();
 
@@ -335,12 +395,12 @@ impl Trimmer {
         self.offer(thread, announcement)
     }
 
-    /// Has IMA measure an announcement, and looks for the record.
+    /// Has IMA measure an announcement, and looks for the record. Says whether it is measured.
     fn offer(
         &self,
         thread: &KernelThread,
         announcement: &Announcement,
-    ) -> Result<(), Refusal<'static>> {
+    ) -> Result<bool, Refusal<'static>> {
         let Machine {
             ima, measure_pcr, ..
         } = &*self.machine;
@@ -357,7 +417,7 @@ impl Trimmer {
         let since = match offered {
             Offered::NoRule => {
                 self.evidence.unmeasured(event, Unmeasured::NoRule);
-                return Ok(());
+                return Ok(false);
             }
             Offered::Taken => Some(before),
             Offered::Known => None,
@@ -366,11 +426,12 @@ impl Trimmer {
         match ima.find_buffer(event.name().to_bytes(), announcement.data(), since) {
             Some(pcr) if Pcr::from_record(pcr) == Some(*measure_pcr) => {
                 self.evidence.measured(event);
+                return Ok(true);
             }
             Some(pcr) => self.evidence.unmeasured(event, Unmeasured::Pcr(pcr)),
             None => self.evidence.unmeasured(event, Unmeasured::Template),
         }
-        Ok(())
+        Ok(false)
     }
 }
 

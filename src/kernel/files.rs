@@ -12,8 +12,8 @@ use crate::{
         self,
         TrimResult, //
     },
-    request::MAX_REQUEST,
     rust::securityfs::Files,
+    signature::MAX_MESSAGE,
     text::Text,
     trimmer::Trimmer,
 };
@@ -48,7 +48,8 @@ pub(crate) const FILES: [(&CStr, u16, File); 5] = [
 ];
 
 impl Files for Trimmer {
-    const MAX_REQUEST: usize = MAX_REQUEST;
+    // The longest of what may be written; which text is a request that long is seen later.
+    const MAX_REQUEST: usize = MAX_MESSAGE;
     type File = File;
 
     fn show(self: &Arc<Self>, file: File, text: &mut Text) -> Result {
@@ -105,7 +106,9 @@ impl Trimmer {
                 File::Status => {
                     let tally = self.evidence.tally();
 
-                    ledger.show_status(text, machine, &counters, self.instance, tally)
+                    let signatures = self.authority.is_signers();
+
+                    ledger.show_status(text, machine, &counters, self.instance, tally, signatures)
                 }
                 File::Trim | File::Verify => Ok(()),
             };

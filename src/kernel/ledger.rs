@@ -203,6 +203,7 @@ impl Ledger {
         counters: &Counters,
         instance: Instance,
         tally: Tally,
+        signatures: bool,
     ) -> fmt::Result {
         let totals = self.account.totals();
 
@@ -228,7 +229,7 @@ impl Ledger {
                 evidence_failed: tally.failed,
                 instance,
                 evidence: tally.last,
-                signatures: false,
+                signatures,
             },
         )
     }

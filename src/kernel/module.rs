@@ -16,6 +16,11 @@ use crate::{
     request::Reclaim,
     rust::{
         claim::Claim,
+        ima::Busy,
+        keyring::{
+            fingerprints,
+            Authority, //
+        },
         parameters,
         workqueue::Queue, //
     },
@@ -31,8 +36,9 @@ const MAX_READER_WAIT_MS: u32 = 60_000;
 
 /// Finds out about the machine and the list, and announces the load. The files are made after this.
 ///
-/// `EINVAL` for a parameter that is not known; `EBUSY` if a process has a list open for writing or
-/// records are staged, `ESTALE` if measuring is suspended, `EINTR`, `ENOMEM`, and what
+/// `EINVAL` for a parameter that is not known, or that the built-in certificates rule out; what the
+/// kernel gives for a certificate that it does not take; `EBUSY` if a process has a list open for
+/// writing, records are staged, or an earlier load has locked the list and this one would; `ESTALE` if measuring is suspended, `EINTR`, `ENOMEM`, and what
 /// [`Machine::find`] gives. Starting values that turn out wrong, or a TPM that does not answer, are
 /// no error here: trims will be refused.
 pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
@@ -51,15 +57,31 @@ pub(crate) fn load(claim: Claim, queue: Queue) -> Result<Arc<Trimmer>> {
         );
         return Err(EINVAL);
     }
+    let authority = Authority::find().map_err(|error| {
+        log_err!("not loaded: {error}");
+        error.errno()
+    })?;
+    if authority.is_signers() && !parameters::guard() {
+        log_err!("guard=0: this module was built with certificates, and does not go without guard");
+        return Err(EINVAL);
+    }
     let (mut machine, table) = Machine::find(claim, queue)?;
 
-    if parameters::guard() {
-        machine.ima.guard().map_err(|busy| {
-            log_err!("not loaded: {busy}");
-            error(busy.errno())
-        })?;
+    let guarded = if authority.is_signers() {
+        machine.ima.lock()
+    } else if parameters::guard() {
+        machine.ima.guard()
+    } else {
+        Ok(())
+    };
+    guarded.map_err(|busy| {
+        log_err!("not loaded: {busy}");
+        error(busy.errno())
+    })?;
+    if machine.ima.is_locked_by_others() {
+        log_warn!("{}", Busy::Locked);
     }
-    let trimmer = Arc::pin_init(Trimmer::new(machine, table, reclaim), GFP_KERNEL)?;
+    let trimmer = Arc::pin_init(Trimmer::new(machine, table, authority, reclaim), GFP_KERNEL)?;
     begin(&trimmer).map_err(|refusal| {
         log_err!("not loaded: {refusal}");
         match refusal {
@@ -84,9 +106,7 @@ fn begin(trimmer: &Arc<Trimmer>) -> Result<(), Refusal<'static>> {
     if let Some(gone) = gone {
         log_foreign(gone.records);
     } else {
-        let own = [trimmer.machine.measure_pcr].into_iter().collect();
-
-        match trimmer.judge(&hold, own) {
+        match trimmer.judge(&hold, trimmer.own_pcr()) {
             Ok(_) => {}
             Err(refusal @ Refusal::Tpm { .. }) => {
                 log_warn!("{refusal}; nothing will be trimmed until it does");
@@ -112,6 +132,17 @@ impl Loaded {
             counters.live,
             base.as_str()
         );
+        if trimmer.authority.is_signers() {
+            // The load cannot fail any more.
+            trimmer.machine.ima.stay_locked();
+            for fingerprint in fingerprints() {
+                log_info!("requests are taken if they are signed with the key of {fingerprint}");
+            }
+            log_info!(
+                "from now on nothing else can remove records from the list until the machine is \
+                 rebooted, nor this module once it was unloaded"
+            );
+        }
         Self(trimmer)
     }
 }
@@ -127,5 +158,11 @@ impl Drop for Loaded {
             .ledger
             .lock()
             .show_starting(&mut Lines::new(), &self.0.machine, &counters);
+        if self.0.authority.is_signers() {
+            log_info!(
+                "the list stays locked: nothing can remove records from it until the machine is \
+                 rebooted"
+            );
+        }
     }
 }

@@ -11,6 +11,7 @@ use crate::{
         Pcr,
         PcrSet, //
     },
+    permission::Permitted,
     refusal::Refusal,
     replay::{
         each,
@@ -58,7 +59,7 @@ impl Trimmer {
     pub(crate) fn plan(
         self: &Arc<Self>,
         hold: &Hold<'_>,
-        request: &TrimRequest,
+        request: &Permitted<TrimRequest>,
     ) -> Result<Option<Plan>, Refusal<'static>> {
         let machine = &self.machine;
 

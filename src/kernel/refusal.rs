@@ -25,6 +25,7 @@ use crate::{
         task::Interrupted,
         workqueue::CallError, //
     },
+    signature::SignatureError,
 };
 use core::fmt;
 use kernel::{
@@ -39,6 +40,14 @@ pub(crate) enum Refusal<'t> {
     Unread(Unread),
     /// It is not of the grammar.
     Malformed(RequestError<'t>),
+    /// It is signed, and no certificates are built in.
+    Signed,
+    /// It is not signed, and has to be.
+    Unsigned,
+    /// Its signature is not accepted.
+    Signature(SignatureError),
+    /// It is signed, and does not say for which load of the module.
+    NoInstance,
     /// It is for another load of the module.
     Instance,
     /// The mode changes what was never tried with a kernel this new.
@@ -85,6 +94,10 @@ pub(crate) enum Refusal<'t> {
     },
     /// Stated starting values are not believed.
     Restore(RestoreError),
+    /// This event is not measured, and has to be.
+    Unmeasured(&'static str),
+    /// The replay of the list does not give the TPM's value of this PCR after the event.
+    Unproved(Pcr),
     /// IMA gave an error in place of measuring this event, and this is what the caller gets for it.
     Unannounced(&'static str, Errno),
 }
@@ -95,7 +108,10 @@ impl Refusal<'_> {
         match self {
             Self::Unread(Unread(errno)) | Self::Unannounced(_, errno) => *errno,
             Self::Malformed(error) => error.errno(),
-            Self::Instance | Self::Restore(_) => Errno::KeyRejected,
+            Self::Signed | Self::Unsigned => Errno::NoKey,
+            Self::Signature(error) => error.errno(),
+            Self::NoInstance | Self::Instance | Self::Restore(_) => Errno::KeyRejected,
+            Self::Unmeasured(_) | Self::Unproved(_) => Errno::Acces,
             Self::Untested(_) => Errno::OpNotSupp,
             Self::Interrupted => Errno::Intr,
             Self::NoMemory => Errno::NoMem,
@@ -142,6 +158,19 @@ impl fmt::Display for Refusal<'_> {
         match self {
             Self::Unread(unread) => unread.fmt(f),
             Self::Malformed(error) => error.fmt(f),
+            Self::Signed => f.write_str(
+                "it begins like a PKCS#7 message, and this module was built without certificates: \
+                 write the request itself",
+            ),
+            Self::Unsigned => f.write_str(
+                "it is not signed, and this module was built with certificates: have it signed, or \
+                 add dry-run to a request to trim",
+            ),
+            Self::Signature(error) => error.fmt(f),
+            Self::NoInstance => f.write_str(
+                "it is signed without instance=: add that of the status file, so that it is of no \
+                 use anywhere else",
+            ),
             Self::Instance => f.write_str(
                 "instance= is not that of this load of the module: ask for the values anew",
             ),
@@ -191,6 +220,17 @@ impl fmt::Display for Refusal<'_> {
                 count = found.violations
             ),
             Self::Restore(error) => error.fmt(f),
+            Self::Unmeasured(event) => write!(
+                f,
+                "the event {event} is not measured as it should be, and nothing is changed without \
+                 that: let the IMA policy have the rule \"measure func=CRITICAL_DATA \
+                 label=ima_trim\""
+            ),
+            Self::Unproved(pcr) => write!(
+                f,
+                "with the event in the list its replay does not give what the TPM has in PCR {pcr}: \
+                 the event did not get there, or something else extended the PCR"
+            ),
             Self::Unannounced(event, errno) => write!(
                 f,
                 "IMA did not measure the event {event} ({errno}): see the kernel's messages, and try \

@@ -18,14 +18,17 @@ use crate::{
         Value, //
     },
     errno::Errno,
+    instance::Instance,
     ledger::{
         removed,
         Ledger, //
     },
-    refusal::{
-        unread,
-        Refusal, //
+    machine::Machine,
+    permission::{
+        Permitted,
+        Readable, //
     },
+    refusal::Refusal,
     report::{
         Event,
         Found,
@@ -147,32 +150,60 @@ fn check_totals(totals: &Totals) -> Result<(), RestoreError> {
     }
 }
 
+/// Starting PCR values that a user states, with the values in memory of the kernel.
+type StartingPcrs = Statement<KVec<Value>>;
+
+impl Readable for StartingPcrs {
+    fn read<'t>(text: &'t [u8], machine: &Machine) -> Result<Self, Refusal<'t>> {
+        let statement = request::parse_starting_pcrs(
+            text,
+            &machine.banks,
+            is_algorithm,
+            machine.reset_values()?,
+        )
+        .map_err(Refusal::Malformed)?;
+
+        check_totals(&statement.totals)?;
+        Ok(statement)
+    }
+
+    fn instance(&self) -> Option<Instance> {
+        self.instance
+    }
+
+    fn is_dry_run(&self) -> bool {
+        false
+    }
+}
+
 impl Trimmer {
     /// Takes over starting values that a user states, or refuses them.
     ///
     /// `text` is what was written, or why that could not be read. `EKEYREJECTED` if the values or
     /// the counts are not believed; otherwise what a trim may be refused with.
     pub(crate) fn restore(self: &Arc<Self>, text: Result<&[u8]>) -> Result<(), Errno> {
-        self.take_over(text).map_err(|refusal| {
+        let mut signed = None;
+        let taken_over = self
+            .read(text, &mut signed)
+            .and_then(|statement| self.take_over(statement));
+
+        taken_over.map_err(|refusal| {
             refusal.log("starting values");
             refusal.errno()
         })
     }
 
-    fn take_over<'t>(self: &Arc<Self>, text: Result<&'t [u8]>) -> Result<(), Refusal<'t>> {
+    fn take_over(
+        self: &Arc<Self>,
+        statement: Permitted<StartingPcrs>,
+    ) -> Result<(), Refusal<'static>> {
         let machine = &self.machine;
-        let statement = request::parse_starting_pcrs(
-            text.map_err(unread)?,
-            &machine.banks,
-            is_algorithm,
-            machine.reset_values()?,
-        )
-        .map_err(Refusal::Malformed)?;
-        check_totals(&statement.totals)?;
-        self.refuse_others(statement.instance)?;
+        let (statement, licence) = statement.into_parts();
+        let licence = licence.ok_or(Refusal::Unsigned)?;
 
         let _turn = self.turn.take()?;
         self.repeat_load()?;
+        self.require_load()?;
         let hold = machine.ima.hold()?;
         let before = hold.counters();
         before.check()?;
@@ -189,17 +220,28 @@ impl Trimmer {
             self.check_account(&ledger, &unchanged(&hold, &before)?, &account, &verdict)?;
             ledger.foreign(&before) != 0 || *ledger.account() != account
         };
-        if is_news {
-            self.announce(Event::Restore, &account)?;
-        }
-
-        let mut ledger = self.ledger.lock();
-        let counters = unchanged(&hold, &before).inspect_err(|_| {
+        let abandoned = || {
             log_warn!(
                 "a restore that was announced is not carried out: if it was measured, its record \
                  stays in the list"
             );
-        })?;
+        };
+        if is_news {
+            let announced = self.announce(Event::Restore, &account, &licence)?;
+
+            self.confirm(announced, verdict.pcrs, || {
+                compare(
+                    machine,
+                    &hold,
+                    machine.copy(account.values())?,
+                    verdict.pcrs,
+                )
+            })
+            .inspect_err(|_| abandoned())?;
+        }
+
+        let mut ledger = self.ledger.lock();
+        let counters = unchanged(&hold, &before).inspect_err(|_| abandoned())?;
         let replaced = ledger.restore(account, &verdict, &counters);
         drop(ledger);
         drop(hold);
@@ -221,7 +263,7 @@ impl Trimmer {
     fn check_values(
         &self,
         hold: &Hold<'_>,
-        statement: &Statement<KVec<Value>>,
+        statement: &StartingPcrs,
     ) -> Result<Verdict, Refusal<'static>> {
         let machine = &self.machine;
         let values = &statement.values;

@@ -16,14 +16,18 @@
 #![forbid(unsafe_code)]
 
 use crate::{
+    evidence::Confirmed,
+    instance::Instance,
+    machine::Machine,
+    permission::{
+        Permitted,
+        Readable, //
+    },
     plan::{
         Plan,
         TrimRequest, //
     },
-    refusal::{
-        unread,
-        Refusal, //
-    },
+    refusal::Refusal,
     report::{
         Event,
         Found,
@@ -43,6 +47,7 @@ use crate::{
             Cut,
             Hold, //
         },
+        keyring::Verified,
         parameters,
         task::{
             checkpoint,
@@ -82,15 +87,31 @@ struct Done {
     pending: Option<PendingReclaim>,
 }
 
+impl Readable for TrimRequest {
+    fn read<'t>(text: &'t [u8], machine: &Machine) -> Result<Self, Refusal<'t>> {
+        request::parse(text, &machine.banks, is_algorithm, machine.reset_values()?)
+            .map_err(Refusal::Malformed)
+    }
+
+    fn instance(&self) -> Option<Instance> {
+        self.instance
+    }
+
+    fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 impl Trimmer {
     /// Carries out a request, or refuses it, and notes the outcome. The memory of what was trimmed
     /// is given back later.
     ///
     /// `text` is the request, or why that could not be read.
     pub(crate) fn request(self: &Arc<Self>, text: Result<&[u8]>) -> Outcome {
+        let mut signed = None;
         let mut turn = None;
         let mut item = None;
-        let done = self.parse(text).and_then(|request| {
+        let done = self.parse(text, &mut signed).and_then(|request| {
             // Allocated before anything is changed.
             item = Some(Item::new()?);
             turn = Some(self.turn.take()?);
@@ -121,17 +142,14 @@ impl Trimmer {
         outcome
     }
 
-    /// Reads a request.
-    fn parse<'t>(&self, text: Result<&'t [u8]>) -> Result<TrimRequest, Refusal<'t>> {
-        let request = request::parse(
-            text.map_err(unread)?,
-            &self.machine.banks,
-            is_algorithm,
-            self.machine.reset_values()?,
-        )
-        .map_err(Refusal::Malformed)?;
+    /// Reads a request. What was signed is kept in `signed`.
+    fn parse<'t>(
+        &self,
+        text: Result<&'t [u8]>,
+        signed: &'t mut Option<Verified>,
+    ) -> Result<Permitted<TrimRequest>, Refusal<'t>> {
+        let request = self.read::<TrimRequest>(text, signed)?;
 
-        self.refuse_others(request.instance)?;
         match self.mode(&request) {
             Reclaim::Keep => Ok(request),
             mode if parameters::untested() => Err(Refusal::Untested(mode)),
@@ -146,16 +164,20 @@ impl Trimmer {
 
     /// Carries out a request. The caller has the turn. If it is refused, nothing was changed, but
     /// the trim may have been announced.
-    fn trim(self: &Arc<Self>, request: TrimRequest) -> Result<Done, Refusal<'static>> {
+    fn trim(self: &Arc<Self>, request: Permitted<TrimRequest>) -> Result<Done, Refusal<'static>> {
         let mode = self.mode(&request);
         let mut patience = Patience::new(parameters::reader_wait_ms());
         self.repeat_load()?;
+        if request.licence().is_some() {
+            self.require_load()?;
+        }
 
         let mut hold = self.machine.ima.hold()?;
         patience.retry(|| hold.exclude().map(drop))?;
         let Some(plan) = self.plan(&hold, &request)? else {
             // What earlier trims left can still be flushed.
-            let pending = (!request.dry_run && mode == Reclaim::Flush).then_some(PendingReclaim {
+            let flushes = request.licence().is_some() && mode == Reclaim::Flush;
+            let pending = flushes.then_some(PendingReclaim {
                 cut: None,
                 mode,
                 hold_ns: 0,
@@ -168,17 +190,19 @@ impl Trimmer {
         };
         patience.retry(|| hold.exclude()?.check(&plan.position))?;
         let found = plan.found;
-        if request.dry_run {
+        let Some(licence) = request.licence() else {
             return Ok(Done {
                 outcome: found.outcome(TrimResult::DryRun, None),
                 pending: None,
             });
-        }
-        self.announce(Event::Trim, &plan.account)?;
+        };
+        let announced = self.announce(Event::Trim, &plan.account, licence)?;
 
         let (totals, unextended) = (plan.account.totals(), plan.unextended);
+        let pcrs = self.own_pcr().union(request.target.pcrs());
         let (cut, hold_ns) = self
-            .cut_and_account(&mut hold, plan, &mut patience)
+            .confirm(announced, pcrs, || self.judge(&hold, pcrs))
+            .and_then(|confirmed| self.cut_and_account(&mut hold, plan, confirmed, &mut patience))
             .inspect_err(|_| {
                 log_warn!(
                     "a trim that was announced is not carried out: if it was measured, its record \
@@ -211,6 +235,7 @@ impl Trimmer {
         &self,
         hold: &mut Hold<'_>,
         plan: Plan,
+        _confirmed: Confirmed,
         patience: &mut Patience,
     ) -> Result<(Cut, u64), Refusal<'static>> {
         let (mut ledger, (cut, hold_ns)) = patience.retry(|| {

@@ -23,6 +23,7 @@ use crate::{
             Hold,
             Table, //
         },
+        keyring::Authority,
         random, //
     },
     turn::Turn,
@@ -48,6 +49,8 @@ pub(crate) struct Trimmer {
     pub(crate) machine: KBox<Machine>,
     /// Which load of the module this is.
     pub(crate) instance: Instance,
+    /// Who may have something changed.
+    pub(crate) authority: Authority,
     /// What becomes of the memory if a request does not say it.
     pub(crate) reclaim: Reclaim,
     /// Only its holder uses the list through the module, and changes the account.
@@ -73,6 +76,7 @@ impl Trimmer {
     pub(crate) fn new(
         machine: KBox<Machine>,
         table: Table,
+        authority: Authority,
         reclaim: Reclaim,
     ) -> impl PinInit<Self, Error> {
         let ledger = Ledger::new(&machine);
@@ -80,6 +84,7 @@ impl Trimmer {
         try_pin_init!(Self {
             machine,
             instance: Instance(random::bytes()),
+            authority,
             reclaim,
             turn: Turn::new()?,
             table <- new_mutex!(table, "ima_trim::table"),
@@ -121,6 +126,11 @@ impl Trimmer {
             0 => Ok(()),
             foreign => Err(Refusal::Foreign(foreign)),
         }
+    }
+
+    /// The PCR that IMA extends unless a rule names another.
+    pub(crate) fn own_pcr(&self) -> PcrSet {
+        [self.machine.measure_pcr].into_iter().collect()
     }
 
     /// A copy of the starting PCR values.

@@ -4,7 +4,7 @@
 //! account in every state that it can reach.
 
 use ima_trim_pure::errno::Errno;
-use ima_trim_pure::openers::{readers, Busy};
+use ima_trim_pure::openers::{alone, readers, Busy, LOCK};
 use std::collections::{HashSet, VecDeque};
 
 /// How many tasks open and close files.
@@ -250,6 +250,64 @@ fn what_no_kernel_writes_is_not_accepted() {
 }
 
 #[test]
+fn whoever_is_counted_beside_us_is_in_the_way() {
+    for own in [1, 2, LOCK + 1] {
+        assert_eq!(alone(own, own), Ok(()));
+        for others in [1, 2, 1000, LOCK - 1] {
+            assert_eq!(alone(own + others, own), Err(Busy::Readers(others)));
+        }
+        // What an earlier load has left is told from readers, with or without some.
+        for others in [LOCK, LOCK + 1, LOCK + 1000, 2 * LOCK, i64::MAX - own] {
+            assert_eq!(alone(own + others, own), Err(Busy::Locked));
+        }
+        // Nobody has counted us out, so this cannot be; it is not accepted all the same.
+        assert_eq!(alone(own - 1, own), Err(Busy::Readers(-1)));
+        assert_eq!(alone(0, own), Err(Busy::Readers(-own)));
+    }
+}
+
+/// The list stays locked whatever anybody opens and closes from then on.
+#[test]
+fn no_writer_comes_when_the_module_has_left_its_lock() {
+    let locked = State {
+        users: LOCK,
+        own: LOCK,
+        ..CLOSED
+    };
+    let others = |state: State| -> Vec<State> {
+        (0..TASKS)
+            .flat_map(|task| {
+                [(true, true), (true, false), (false, true), (false, false)].map(
+                    |(opens, write)| {
+                        if opens {
+                            state.open(task, write)
+                        } else {
+                            state.close(task, write)
+                        }
+                    },
+                )
+            })
+            .flatten()
+            .collect()
+    };
+    let states = reached(locked, others, |state| state.readable <= READABLE);
+
+    assert!(states.iter().any(|state| state.readable == READABLE));
+    for state in states {
+        assert_eq!(state.writable, 0, "{state:?}");
+        assert_eq!(state.judged(), Ok(LOCK + state.readable), "{state:?}");
+        // To a module that is loaded afterwards, with a hold, and with a guard or without.
+        for own in [1, 2] {
+            assert_eq!(
+                alone(state.users + own, own),
+                Err(Busy::Locked),
+                "{state:?}"
+            );
+        }
+    }
+}
+
+#[test]
 fn who_is_in_the_way_is_told() {
     let inconsistent = Busy::Inconsistent { users: 1, extra: 2 };
     for (busy, errno, text) in [
@@ -260,6 +318,7 @@ fn who_is_in_the_way_is_told() {
             Errno::Busy,
             "ima_measure_users=1, measure_writer_extra_writes=2",
         ),
+        (Busy::Locked, Errno::Busy, "until the machine is rebooted"),
         (Busy::Staged(4), Errno::Busy, "4 records are staged"),
         (Busy::Suspended, Errno::Stale, "suspended"),
         (Busy::Changed, Errno::Uclean, "somebody else removed"),

@@ -3,7 +3,7 @@
 """Requests that are malformed: the grammar, one row for each way to get it wrong."""
 
 import ima_trim_lib as lib
-from ima_trim_lib import cases, test
+from ima_trim_lib import cases, equal, test
 
 VALUE = "5a" * 32
 TOKEN = f"sha256:10={VALUE}"
@@ -106,6 +106,25 @@ def _():
         lib.refuse(f"{text} instance={other}", "EKEYREJECTED")
     lib.refuse(f"{text} please instance={other}", "EINVAL")
     lib.trim(f"instance={own} {text}", history.total - 1)
+
+
+@cases("ENOKEY: what begins like a signed message, which this build of the module takes none of", [
+    ("a sequence in DER", b"\x30\x82\x01\x00" + bytes(256)), ("a request after the digit 0", b"0" + TOKEN.encode()),
+    ("one byte", b"0"), ("32768 bytes", b"0" * 32768),
+])
+def _(text):
+    lib.refuse(text, "ENOKEY", "ima_trim: trim refused: .*without certificates")
+    before = lib.snapshot()
+    equal(lib.restore(text)[0], "ENOKEY", "error of writing it to starting_pcrs")
+    lib.unchanged(before, "a message")
+    lib.refuse(b" " + text[:1000], "EINVAL")
+
+
+@test("no certificates are built into this module: nothing has to be signed, and that cannot be changed")
+def _():
+    path = "/sys/module/ima_trim/parameters/require_signatures"
+    equal((lib.read(path), lib.status()["signatures"]), (b"N\n", "off"), "parameter, and signatures= in status")
+    lib.check(lib.outcome_of(lib.write, path, "1"), "the parameter can be written to")
 
 
 @test("what is refused is named in the log, and what is not printable there is escaped")

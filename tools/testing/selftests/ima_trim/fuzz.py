@@ -28,7 +28,8 @@ OFFSETS = (0, 0, 0, 1, 4096, lib.MAX_REQUEST, 1 << 31, (1 << 63) - 1)
 # extended.
 ERRORS = {
     "read": {"EBADF", "EBUSY", "EINVAL"},
-    "write": {"EBADF", "EBUSY", "EINVAL", "E2BIG", "EOPNOTSUPP", "ENOENT", "EBADMSG", "EKEYREJECTED", "EUCLEAN", "EFBIG"},
+    "write": {"EBADF", "EBUSY", "EINVAL", "E2BIG", "EOPNOTSUPP", "ENOENT", "EBADMSG", "EKEYREJECTED", "ENOKEY", "EUCLEAN",
+              "EFBIG"},
     "open": {"EACCES", "EPERM"},
     "other": {"EINVAL", "ENOTTY", "ENODEV", "EBADF", "EPERM", "EACCES", "ESPIPE"},
 }
