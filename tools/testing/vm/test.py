@@ -154,9 +154,21 @@ def needs_untested(job):
     return "untested.py" in job.tests
 
 
+def needs_keys(job):
+    """Whether a scenario also needs the module with certificates built in, and the keys."""
+    return any(test.startswith("signed") for test in job.tests)
+
+
 def needs_program(job):
     """Whether a scenario also needs the program ima-trim."""
     return any(test.startswith("whole") for test in job.tests)
+
+
+def build_signed(kernel):
+    """The module with certificates of the tests' keys built in."""
+    keys = vm.make_keys()
+    names = (keys / "built-in").read_text().split()
+    return vm.build_module(kernel, "CERT=" + ",".join(str(keys / f"{name}.pem") for name in names))
 
 
 def run_host(tally, kernel):
@@ -273,6 +285,8 @@ def main():
             if calls:
                 calls_name = "calls" if name == STOCK else f"{name}-calls"
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
+            if calls and name == STOCK:
+                running.append(pool.submit(run_program, tally, "calls-signed", "calls", build_signed(kernel), kernel))
             if wrong and name == STOCK:
                 running.append(pool.submit(run_program, tally, "compile", "compile", module, kernel))
             if keylime:
@@ -284,6 +298,9 @@ def main():
             untested = []
             if any(map(needs_untested, jobs)):
                 untested = [(vm.build_module(kernel, "TESTED=7.1"), "ima_trim_untested.ko")]
+            keys = []
+            if any(map(needs_keys, jobs)):
+                keys = [(build_signed(kernel), "ima_trim_signed.ko"), (vm.make_keys(), "keys")]
             program = []
             if any(map(needs_program, jobs)):
                 program = [(vm.build_program(), "ima-trim")]
@@ -292,7 +309,8 @@ def main():
             # The longest first, so that it does not run alone at the end.
             for job in sorted(jobs, key=lambda job: -job.limit):
                 job.files = [
-                    *files, *(untested if needs_untested(job) else []), *(program if needs_program(job) else [])]
+                    *files, *(untested if needs_untested(job) else []), *(keys if needs_keys(job) else []),
+                    *(program if needs_program(job) else [])]
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):
             job.result()

@@ -428,6 +428,11 @@ def build_test_module(kernel):
     return made_by(HERE / "module", "--test", kernel)
 
 
+def make_keys():
+    """The directory with the keys and certificates of the tests, made where it is missing."""
+    return made_by(HERE / "keys")
+
+
 def build_program():
     """The program ima-trim, built where it is not up to date."""
     return made_by(HERE / "program")

@@ -649,9 +649,9 @@ def load(path=MODULE, parameters=""):
         os.close(fd)
 
 
-def unload(name="ima_trim"):
-    """Unloads the module, unless it is in use."""
-    if _libc.syscall(_DELETE_MODULE, name.encode(), os.O_NONBLOCK):
+def unload(name="ima_trim", force=False):
+    """Unloads the module, unless it is in use; with `force`, which not every kernel has, as `rmmod -f` does."""
+    if _libc.syscall(_DELETE_MODULE, name.encode(), os.O_NONBLOCK | (os.O_TRUNC if force else 0)):
         number = ctypes.get_errno()
         raise OSError(number, f"unloading {name}: {os.strerror(number)}")
 
@@ -815,10 +815,11 @@ def refuse(text, error, log=None):
     return outcome
 
 
-def trim(text, point=None):
+def trim(text, point=None, signed=None):
     """Checks that a request trims to where it should, and that the account of it is right everywhere.
 
-    The point is found by the test's own search; `point` is what the caller knows of it.
+    The point is found by the test's own search; `point` is what the caller knows of it. `signed` is what to write in
+    place of the text, if that has to be signed.
     """
     log = history()
     before = log.trimmed
@@ -829,7 +830,7 @@ def trim(text, point=None):
     violations = log.violations(before, expected)
     earlier = status()
 
-    outcome = request(text)
+    outcome = request(signed or text)
     equal(outcome.error, None, f"error of the write (reply {outcome.text!r})")
     equal(outcome.result, "trimmed" if expected > before else "nothing", "result")
     equal(outcome.records, expected - before, "records trimmed")
