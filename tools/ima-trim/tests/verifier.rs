@@ -823,6 +823,50 @@ fn v9_digests_and_templates() {
 }
 
 #[test]
+fn v9_buffers_that_are_shown_as_files() {
+    // The same digest again. Whoever goes by the template's name sees neither policy nor event.
+    for template in ["ima-sig", "ima-sigv2", "d-ng|n-ng|evmsig", "n-ng|d-ng|sig"] {
+        let shown = |label: &str, change: &dyn Fn(&mut Build)| {
+            let edit = |of: &str, record: &mut Build| {
+                if of == label {
+                    change(record);
+                    record.template = template.as_bytes().to_vec();
+                }
+            };
+            let history = history(Box::new(edit), Box::new(|_, _| {}), true);
+            let visit = &history.visits.last().unwrap().1;
+            let mut options = options();
+            options.templates = vec![template.to_owned()];
+            send(&options, &visit.before, &visit.evidence).verdict
+        };
+        let policy = b"measure func=MODULE_CHECK\n";
+        let verdict = shown("conf", &|r| *r = buffer("ima_policy_loaded", policy));
+        refused(&verdict, 9, Some(7));
+        let verdict = shown("load", &|r| {
+            change_text(r, |text| text.replace("guard=on", "guard=off"));
+        });
+        refused(&verdict, 9, Some(3));
+    }
+    // A hash that is not known here, in which nothing can be compared.
+    let other = |record: &mut Build, name: &str| {
+        record.fields[0] = common::d_ng("sm3", &[1; 32]);
+        record.fields[1] = common::string(name.as_bytes());
+        record.fields[2] = b"some data".to_vec();
+    };
+    refused(&measured("conf", |r| other(r, "foreign")), 9, Some(7));
+    refused(
+        &measured("conf", |r| other(r, "ima_policy_loaded")),
+        9,
+        Some(7),
+    );
+
+    // Files: with such a hash, with a signature, and with nothing in them.
+    accepted(&measured("conf", |r| other(r, "/opt/app/conf")));
+    accepted(&measured("conf", |r| r.fields[2] = b"\x03\x02\x04".to_vec()));
+    accepted(&measured("conf", |r| *r = file("/opt/app/empty", "")));
+}
+
+#[test]
 fn v10_records_that_prove_nothing() {
     for pcr in [11, 16, 17, 23, 30] {
         // They are counted, and their events and policies are not believed.

@@ -15,12 +15,16 @@ use crate::pcrs::Point;
 use crate::pcrs::PointError;
 use crate::record::Record;
 use crate::template::FieldId;
+use crate::template::Fields;
 
 /// The version of the texts that are known here.
 pub(super) const VERSION: u64 = 2;
 
 /// The template that IMA uses for buffers.
 const BUFFER: &[u8] = b"ima-buf";
+
+/// IMA's name of the record of a policy: `ima_measure_loaded_policy()` in `ima_policy.c`.
+pub(super) const POLICY_LOADED: &[u8] = b"ima_policy_loaded";
 
 /// The names that events have.
 const NAMES: [&[u8]; 4] = [b"load", b"trim", b"restore", b"foreign"];
@@ -247,35 +251,54 @@ fn is_digit(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Whether the first field of an `ima-buf` record is the digest of its third.
+/// Whether a record is one of a buffer: the first field of `ima-buf` is the digest of the third.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Buffer {
-    /// It is, or the record is none of `ima-buf`.
+    /// It is, and its template is `ima-buf`, or neither.
     Good,
-    /// It is not.
+    /// It has the template, and is none.
     Bad,
-    /// It is a digest of an algorithm that is not known here.
+    /// It is one, under the name of another template.
+    Renamed,
+    /// The digest is of an algorithm that is not known here.
     Unknown,
 }
 
+/// The name of a template is under no hash, so the data are what matters. In a file's record the
+/// third field is a signature: it may be empty, but no signature hashes to what it is of.
 pub(super) fn check_buffer(record: &Record<'_>) -> Buffer {
-    if record.template() != BUFFER || record.is_violation() {
+    if record.is_violation() {
         return Buffer::Good;
     }
-    let (Some((name, digest)), Some(buf)) = (file_digest(record), record.field(FieldId::Buf))
-    else {
-        return Buffer::Bad;
+    let is_named = record.template() == BUFFER;
+    let fields: Result<Vec<_>, _> = Fields::new(BUFFER, record.data()).collect();
+    let found = match fields.as_deref() {
+        Ok([digest, name, buf]) => split_digest(digest.data).map(|of| (of, name.text(), buf.data)),
+        _ => None,
     };
-    match Algorithm::named(name) {
-        None => Buffer::Unknown,
-        Some(algorithm) => {
-            let hash = algorithm.hash(&[buf.data]);
-            if hash.get(..algorithm.size()) == Some(digest) {
-                Buffer::Good
-            } else {
-                Buffer::Bad
-            }
-        }
+    let Some(((algorithm, digest), name, buf)) = found else {
+        return if is_named {
+            Buffer::Bad
+        } else {
+            Buffer::Good
+        };
+    };
+    if !is_named && buf.is_empty() {
+        return Buffer::Good;
+    }
+    let Some(algorithm) = Algorithm::named(algorithm) else {
+        // Files are signed with other hashes, too. But none of them has such a name.
+        return if is_named || NAMES.contains(&name) || name == POLICY_LOADED {
+            Buffer::Unknown
+        } else {
+            Buffer::Good
+        };
+    };
+    let hash = algorithm.hash(&[buf]);
+    match (is_named, hash.get(..algorithm.size()) == Some(digest)) {
+        (true, true) | (false, false) => Buffer::Good,
+        (true, false) => Buffer::Bad,
+        (false, true) => Buffer::Renamed,
     }
 }
 
@@ -290,8 +313,13 @@ pub(super) fn file_digest<'a>(record: &Record<'a>) -> Option<(&'a str, &'a [u8])
     let field = record
         .field(FieldId::DNg)
         .or_else(|| record.field(FieldId::DNgV2))?;
-    let at = field.data.iter().position(|&byte| byte == 0)?;
-    let (name, digest) = field.data.split_at_checked(at)?;
+    split_digest(field.data)
+}
+
+/// The name of the algorithm and the digest in a field `d-ng` or `d-ngv2`.
+fn split_digest(field: &[u8]) -> Option<(&str, &[u8])> {
+    let at = field.iter().position(|&byte| byte == 0)?;
+    let (name, digest) = field.split_at_checked(at)?;
     let name = std::str::from_utf8(name).ok()?.strip_suffix(':')?;
 
     Some((name.rsplit(':').next()?, digest.get(1..)?))

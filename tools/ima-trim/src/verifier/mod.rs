@@ -55,6 +55,7 @@ use event::check_buffer;
 use event::file_digest;
 use event::named_digest;
 use event::Buffer;
+use event::POLICY_LOADED;
 use history::difference;
 use history::Difference;
 use history::Expected;
@@ -67,11 +68,9 @@ const BOOT_PCRS: RangeInclusive<u32> = 0..=9;
 /// IMA's names of the record of the boot: `ima_init.c`.
 const BOOT_AGGREGATE: [&[u8]; 2] = [b"boot_aggregate", b"boot_aggregate_late"];
 
-/// IMA's name of the record of a policy: `ima_measure_loaded_policy()` in `ima_policy.c`.
-const POLICY_LOADED: &[u8] = b"ima_policy_loaded";
-
 /// The templates of files that have names: `ima_template.c`. Their names are under no hash, but none
-/// has the fields of another in another order.
+/// has the fields of another in another order. Those of three fields share them with [`BUFFER`]:
+/// [`check_buffer`] tells which it is.
 const NAMED: [&str; 7] = [
     "ima",
     "ima-ng",
@@ -1042,11 +1041,18 @@ impl Check<'_> {
                      something else",
                 ));
             }
+            Buffer::Renamed => {
+                return Err(Refusal::new(
+                    9,
+                    "the record of a buffer is shown under the name of another template: the digest \
+                     in it is that of its data, as in an ima-buf record",
+                ));
+            }
             Buffer::Unknown => {
                 return Err(Refusal::new(
                     9,
-                    "the digest in an ima-buf record is of an algorithm that this program does not \
-                     know, so that it cannot be compared with the data",
+                    "the digest in the record of a buffer is of an algorithm that this program does \
+                     not know, so that it cannot be compared with the data",
                 ));
             }
         }
