@@ -631,6 +631,64 @@ fn v4_own_values() {
 }
 
 #[test]
+fn v4_starting_values_behind_the_quote() {
+    let whole = Form {
+        whole: true,
+        ..Form::default()
+    };
+    // No module is loaded, and nobody has quoted what the starting values stand for.
+    let mut machine = Machine::new(nothing());
+    machine.policy("policy");
+    machine.file("a");
+    let mut evidence = machine.evidence(true);
+    machine.file("b");
+    machine.violation("c");
+    evidence.records = machine.records.clone();
+    evidence.starting = Some(machine.stated(5));
+    let mut options = options();
+    options.violations = None;
+    let outcome = submit(&options, &State::default(), &evidence, &whole).unwrap();
+    accepted(&outcome.verdict);
+    noted(&outcome.verdict, 4, None);
+    let state = outcome.state.unwrap();
+    assert_eq!(state.records(), 3);
+    let value = hex(&evidence.pcrs[&("sha256", 10)]);
+    let request = state.request(None, None).unwrap();
+    assert!(
+        request.starts_with(&format!("sha256:10={value} ")),
+        "{request}"
+    );
+    let verdict = send(&options, &state, &machine.evidence(true)).verdict;
+    refused(&verdict, 12, Some(5));
+
+    // The daemon trims while the list is sent: to what was quoted, and to what was not.
+    for to in [3, 4, 5] {
+        let mut machine = Machine::new(nothing());
+        machine.policy("policy");
+        machine.load("load", 'a');
+        machine.file("a");
+        let mut evidence = machine.evidence(true);
+        machine.file("b");
+        machine.trim("trim", to, true);
+        evidence.records = machine.records.clone();
+        evidence.starting = Some(machine.starting.clone());
+        let outcome = submit(&options, &State::default(), &evidence, &whole).unwrap();
+        accepted(&outcome.verdict);
+        noted(&outcome.verdict, 4, None);
+        let state = outcome.state.unwrap();
+        assert_eq!(state.records(), 4);
+        let mut evidence = machine.evidence(true);
+        evidence.starting = Some(machine.starting.replace("trims=1", "trims=2"));
+        let outcome = submit(&options, &state, &evidence, &whole).unwrap();
+        refused(&outcome.verdict, 19, None);
+        evidence.starting = Some(machine.starting.clone());
+        let outcome = submit(&options, &state, &evidence, &whole).unwrap();
+        accepted(&outcome.verdict);
+        assert_eq!(outcome.state.unwrap().records(), 6);
+    }
+}
+
+#[test]
 fn v5_pcrs_that_are_not_listed() {
     // The file of an earlier record is in PCR 11, and quoted. Its line is left out later.
     let edit = |label: &str, record: &mut Build| {

@@ -245,12 +245,24 @@ struct Replayed<'a> {
     records: Vec<Record<'a>>,
     /// Records behind them.
     waiting: u64,
+    /// Whether an event of ima_trim is among those.
+    events_wait: bool,
     /// Bytes behind the last whole record.
     cut: usize,
     /// Points after the numbers of records that were asked for, the last one included.
     points: BTreeMap<u64, Point>,
     /// The point that has the quoted values.
     end: Point,
+}
+
+impl Replayed<'_> {
+    /// Whether starting values may be those of something behind the quote.
+    fn ends_before(&self, starting: &Starting) -> bool {
+        match starting {
+            Starting::Known(stated) if stated.totals().records > self.end.totals().records => true,
+            _ => self.events_wait,
+        }
+    }
 }
 
 type Checked<T> = Result<T, Refusal>;
@@ -511,7 +523,7 @@ impl<'a> Check<'a> {
             }
         }
 
-        let starting = match self.input.starting.map(Starting::parse) {
+        let mut starting = match self.input.starting.map(Starting::parse) {
             None => None,
             Some(Ok(starting)) => Some(starting),
             Some(Err(error)) => return Err(refuse_starting(&error)),
@@ -536,6 +548,16 @@ impl<'a> Check<'a> {
                     replayed.cut
                 ),
             );
+        }
+        // Nothing keeps trims from happening while a whole list is sent.
+        if whole && starting.as_ref().is_some_and(|of| replayed.ends_before(of)) {
+            self.note(
+                4,
+                None,
+                "the starting values may be those of a trim that the quote does not cover: they \
+                 wait for the next quote",
+            );
+            starting = None;
         }
         let mut points = known;
         points.extend(
@@ -678,6 +700,7 @@ impl<'a> Check<'a> {
         let mut replayed = Replayed {
             records: Vec::new(),
             waiting: 0,
+            events_wait: false,
             cut: 0,
             points: BTreeMap::new(),
             end: first.clone(),
@@ -720,8 +743,14 @@ impl<'a> Check<'a> {
         let Some(matched) = matched else {
             return Err(self.mismatch(&point, least, restarted));
         };
-        replayed.waiting = (all.len() - matched) as u64;
-        all.truncate(matched);
+        let waiting = all.split_off(matched);
+        replayed.waiting = waiting.len() as u64;
+        replayed.events_wait = waiting
+            .iter()
+            .any(|record| matches!(Event::of(record, self.options.pcr), Kind::Event(_)));
+        // What no quote covers is no value of our own.
+        let end = replayed.end.totals().records;
+        replayed.points.retain(|&number, _| number <= end);
         replayed.records = all;
         Ok(replayed)
     }
