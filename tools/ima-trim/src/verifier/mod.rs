@@ -84,6 +84,10 @@ const NAMED: [&str; 7] = [
 /// The template of buffers.
 const BUFFER: &str = "ima-buf";
 
+/// How often as many records are replayed as there are, in search of the one with which a list
+/// begins.
+const TRIES: u64 = 4;
+
 /// Whatever is named there is accepted.
 const ANY: &str = "any";
 
@@ -198,14 +202,7 @@ pub enum VerifyError {
 ///
 /// If the caller's own memory contradicts itself. What is wrong with the machine is a verdict.
 pub fn verify(options: &Options, state: &State, input: &Input<'_>) -> Result<Outcome, VerifyError> {
-    let mut check = Check {
-        options,
-        input,
-        state: state.clone(),
-        notes: Vec::new(),
-        clock: None,
-        rebooted: false,
-    };
+    let mut check = Check::new(options, state, input);
     match check.run()? {
         Ok((machine, news)) => Ok(Outcome {
             verdict: Verdict::Accepted {
@@ -237,6 +234,10 @@ struct Check<'a> {
     notes: Vec<Note>,
     clock: Option<Clock>,
     rebooted: bool,
+    /// The numbers of records after which starting values are said to be.
+    wanted: BTreeSet<u64>,
+    /// How many records were replayed.
+    steps: u64,
 }
 
 /// The replay of the list, up to what the quote covers.
@@ -268,6 +269,19 @@ impl Replayed<'_> {
 type Checked<T> = Result<T, Refusal>;
 
 impl<'a> Check<'a> {
+    fn new(options: &'a Options, state: &State, input: &'a Input<'a>) -> Self {
+        Self {
+            options,
+            input,
+            state: state.clone(),
+            notes: Vec::new(),
+            clock: None,
+            rebooted: false,
+            wanted: BTreeSet::new(),
+            steps: 0,
+        }
+    }
+
     fn run(&mut self) -> Result<Checked<(Accepted, Range<usize>)>, VerifyError> {
         // The state that a reboot makes void is seen by the quote alone.
         if let Err(refusal) = self.quote().and_then(|()| self.which_pcrs()) {
@@ -277,6 +291,7 @@ impl<'a> Check<'a> {
             Ok(restarted) => restarted,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        self.wanted = self.find_wanted();
         let kept = self.kept_points()?;
         Ok(self.list(&kept, restarted))
     }
@@ -459,7 +474,7 @@ impl<'a> Check<'a> {
         let Some(end) = boot.end() else {
             return Ok(points);
         };
-        let mut wanted = self.wanted();
+        let mut wanted = self.wanted.clone();
         wanted.insert(end.totals().records);
         let mut point = self.reset();
         let mut records = Records::new(kept);
@@ -484,7 +499,7 @@ impl<'a> Check<'a> {
     }
 
     /// The numbers of records after which starting values are said to be.
-    fn wanted(&self) -> BTreeSet<u64> {
+    fn find_wanted(&self) -> BTreeSet<u64> {
         let events = Records::new(self.input.log)
             .map_while(Result::ok)
             .filter_map(|record| match Event::of(&record, self.options.pcr) {
@@ -532,12 +547,13 @@ impl<'a> Check<'a> {
         let (from, replayed) = match &starting {
             Some(Starting::Known(stated)) if !whole => {
                 let first = self.own_start(stated, &known)?;
-                (first.totals().records, self.replay(first, restarted)?)
+                let from = first.totals().records;
+                (from, self.replay(first, &known, restarted)?)
             }
             Some(Starting::Unknown(records)) if !whole => {
                 self.unknown_start(*records, &known, restarted)?
             }
-            _ => (0, self.replay(self.reset(), restarted)?),
+            _ => (0, self.replay(self.reset(), &known, restarted)?),
         };
         if replayed.cut != 0 {
             self.note(
@@ -584,8 +600,21 @@ impl<'a> Check<'a> {
         known: &BTreeMap<u64, Point>,
         restarted: bool,
     ) -> Checked<(u64, Replayed<'a>)> {
-        for (from, point) in known.iter().rev() {
-            if let Ok(replayed) = self.replay(point.clone(), restarted) {
+        // What the events let expect comes first.
+        let likely: BTreeSet<u64> = match &self.state.boot {
+            Some(boot) => boot.history.unaccounted(missing).into_iter().collect(),
+            None => BTreeSet::new(),
+        };
+        let likely = likely.iter().filter_map(|at| known.get_key_value(at));
+        // From where the list does not go on it is seen at the next point that is known. Only one
+        // that was made for it, of the same record over and over, takes longer.
+        let list = Records::new(self.input.log).map_while(Result::ok).count() as u64;
+        let most = TRIES.saturating_mul(list.saturating_add(self.state.records()));
+        for (from, point) in likely.chain(known.iter().rev()) {
+            if self.steps > most {
+                break;
+            }
+            if let Ok(replayed) = self.replay(point.clone(), known, restarted) {
                 self.note(
                     7,
                     None,
@@ -690,13 +719,15 @@ impl<'a> Check<'a> {
         Ok(own.clone())
     }
 
-    /// V8: replays the list up to the record after which the PCRs have the quoted values.
-    fn replay(&self, first: Point, restarted: bool) -> Checked<Replayed<'a>> {
-        let mut wanted = self.wanted();
-        let before = self.state.boot.as_ref().and_then(Boot::end);
-        let least = before.map_or(0, |point| point.totals().records);
-        wanted.insert(least);
-
+    /// V8: replays the list up to the record after which the PCRs have the quoted values, by the
+    /// points that are known.
+    fn replay(
+        &mut self,
+        first: Point,
+        known: &BTreeMap<u64, Point>,
+        restarted: bool,
+    ) -> Checked<Replayed<'a>> {
+        let least = self.state.records();
         let mut replayed = Replayed {
             records: Vec::new(),
             waiting: 0,
@@ -711,7 +742,16 @@ impl<'a> Check<'a> {
         let mut matched = None;
         loop {
             let number = point.totals().records;
-            if wanted.contains(&number) {
+            let other = known.get(&number).and_then(|of| difference(of, &point));
+            if let Some(Difference { own, stated, .. }) = other {
+                return Err(Refusal::new(
+                    8,
+                    "records that were accepted before are not the same now",
+                )
+                .at(number)
+                .values(own, stated));
+            }
+            if self.wanted.contains(&number) {
                 replayed.points.insert(number, point.clone());
             }
             if matched.is_none() && number >= least && self.has_quoted(&point) {
@@ -726,20 +766,11 @@ impl<'a> Check<'a> {
                     .at(number.saturating_add(1))
             })?;
             point.extend(&record);
+            self.steps += 1;
             all.push(record);
         }
 
         replayed.cut = list.rest().len();
-        if let (Some(known), Some(now)) = (before, replayed.points.get(&least)) {
-            if let Some(Difference { own, stated, .. }) = difference(known, now) {
-                return Err(Refusal::new(
-                    8,
-                    "records that were accepted before are not the same now",
-                )
-                .at(least)
-                .values(own, stated));
-            }
-        }
         let Some(matched) = matched else {
             return Err(self.mismatch(&point, least, restarted));
         };
@@ -1361,4 +1392,91 @@ fn show_selection(selection: &Selection) -> String {
         })
         .collect::<Vec<_>>()
         .join("+")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of a file of this name.
+    fn record(name: &str) -> Vec<u8> {
+        let sized = |bytes: &[u8]| [(bytes.len() as u32).to_ne_bytes().as_slice(), bytes].concat();
+        let digest = sized(&[b"sha256:\0".as_slice(), &[7; 32]].concat());
+        let name = sized(&[name.as_bytes(), b"\0"].concat());
+        let data = sized(&[digest, name].concat());
+        let header = [10_u32.to_ne_bytes().as_slice(), &[1; 20]].concat();
+        [header, sized(b"ima-ng"), data].concat()
+    }
+
+    fn names(prefix: &str) -> Vec<Vec<u8>> {
+        (0..1000).map(|at| record(&format!("{prefix}{at}"))).collect()
+    }
+
+    /// The points after every tenth of these records.
+    fn points(records: &[Vec<u8>]) -> Vec<Point> {
+        let mut point = Point::reset(&Algorithm::ALL, Pcr::new(10).unwrap());
+        let mut points = Vec::new();
+        for (bytes, number) in records.iter().zip(1..) {
+            point.extend(&Record::first(bytes).unwrap().unwrap());
+            if number % 10 == 0 {
+                points.push(point.clone());
+            }
+        }
+        points
+    }
+
+    /// The rule that refuses a list that begins nobody knows where, and how many records were
+    /// replayed for it.
+    fn search(known: &[Vec<u8>], list: &[Vec<u8>], quoted: &[Vec<u8>]) -> (Option<u8>, u64) {
+        let pcr = Pcr::new(10).unwrap();
+        let mut options = Options::new(pcr);
+        options.policies = vec![ANY.to_owned()];
+        let mut state = State::default();
+        state.boot = Some(Boot {
+            counts: None,
+            pcrs: BTreeMap::new(),
+            template: "ima-ng".to_owned(),
+            policy: None,
+            points: points(known),
+            covered: Vec::new(),
+            trimmed_violations: 0,
+            violations: 0,
+            history: history::History::default(),
+        });
+        let points = points(quoted);
+        let value = points.last().unwrap().get(Algorithm::Sha256, pcr).unwrap();
+        let pcrs = format!("sha256:10={}", hex(value));
+        let input = Input {
+            log: &list.concat(),
+            whole: false,
+            starting: Some(b"unknown records=1\n"),
+            pcrs: &PcrFile::parse(pcrs.as_bytes(), None).unwrap(),
+            quote: None,
+            kept: None,
+        };
+        let mut check = Check::new(&options, &state, &input);
+        let refusal = check.run().unwrap().err();
+        (refusal.map(|refusal| refusal.rule.0), check.steps)
+    }
+
+    #[test]
+    fn a_beginning_that_is_not_known_is_found_soon() {
+        let known = names("known");
+        let whole = [known.clone(), names("new")].concat();
+        for from in (0..=1000).step_by(100) {
+            let list = whole.get(from..).unwrap();
+            let (rule, steps) = search(&known, list, &whole);
+            assert_eq!(rule, None, "{from}");
+            assert!(steps <= 1000 + 2 * list.len() as u64, "{from}: {steps}");
+        }
+        // None of them.
+        let (rule, steps) = search(&known, &names("other"), &whole);
+        assert_eq!(rule, Some(7));
+        assert!(steps <= 2000, "{steps}");
+        // All of them, until the end.
+        let same = vec![record("same"); 1000];
+        let (rule, steps) = search(&same, &same, &whole);
+        assert_eq!(rule, Some(7));
+        assert!(steps <= (TRIES + 1) * 2000, "{steps}");
+    }
 }
