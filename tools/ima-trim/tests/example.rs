@@ -228,6 +228,7 @@ fn usage() {
         &["--pcrs", "pcrs"],
         &["--log", "list", "--pcrs", "pcrs", "--quote", "quote"],
         &["--log", "list", "--pcrs", "pcrs", "--policy", "sha256:00"],
+        &["--log", "list", "--pcrs", "pcrs", "--policy-file", "any"],
         &["--log", "list", "--pcrs", "pcrs", "--pcr", "24"],
         &["--log", "list", "--pcrs", "pcrs", "--guard", "off"],
         &["--log", "list", "--pcrs", "pcrs", "--keep", "records"],
@@ -253,6 +254,9 @@ fn usage() {
             .len(),
         2
     );
+    let file = ["--policy-file", "md5:00"];
+    assert_eq!(decisions(&file).policy_file, ["md5:00"]);
+    assert!(decisions(&file).policy.is_empty());
     let (result, _) = verify(&words(&["--log", "/nowhere", "--pcrs", "/nowhere"]));
     assert!(matches!(result, Err(Failure::Failed(_))));
     let (result, _) = ask(&words(&["--state", "/nowhere"]));

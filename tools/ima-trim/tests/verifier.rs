@@ -999,10 +999,42 @@ fn v13_the_policy() {
             *record = file("/etc/ima/ima-policy", text);
         }
     };
-    let mut history = history(Box::new(edit), Box::new(|_, _| {}), true);
-    history.options.policies = vec![digest(text)];
-    let evidence = history.machine.evidence(true);
-    accepted(&send(&history.options, &State::default(), &evidence).verdict);
+    let evidence = history(Box::new(edit), Box::new(|_, _| {}), true)
+        .machine
+        .evidence(true);
+    let judge = |policies: &[&str], files: &[&str]| {
+        let mut options = options();
+        options.policies = policies.iter().map(|text| digest(text)).collect();
+        options.policy_files = files.iter().map(|text| digest(text)).collect();
+        send(&options, &State::default(), &evidence).verdict
+    };
+    accepted(&judge(&[], &[text]));
+    accepted(&judge(&[POLICY], &[text]));
+    refused(&judge(&[], &["another"]), 13, None);
+    refused(&judge(&[text], &[]), 13, None);
+}
+
+#[test]
+fn v13_a_file_is_no_policy() {
+    // Anybody can write the text of the accepted policy into a file, and have that measured.
+    let verdict = measured("policy", |r| *r = file("/tmp/x", POLICY));
+    refused(&verdict, 13, None);
+    let verdict = measured("policy", |r| *r = buffer("other", POLICY.as_bytes()));
+    refused(&verdict, 13, None);
+    let files = |o: &mut Options| {
+        o.policy_files = [digest(POLICY)].into_iter().collect();
+    };
+    // Nor is a policy that is measured one of those of which the file is accepted.
+    let verdict = judge_with(
+        "first",
+        |_| {},
+        |o| {
+            files(o);
+            o.policies.clear();
+        },
+    );
+    refused(&verdict, 13, Some(2));
+    accepted(&judge_with("first", |_| {}, files));
 }
 
 #[test]

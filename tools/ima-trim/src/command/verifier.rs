@@ -115,10 +115,14 @@ pub struct Decisions {
     /// So many records that were removed by other means are accounted for (V18, V22)
     #[arg(long, value_name = "N", default_value = "0")]
     pub removed: u64,
-    /// The digest of an accepted IMA policy, like sha256:<hex>, or any. Without: the first that is
-    /// seen, with a state (V13)
+    /// The digest of an accepted IMA policy in its record ima_policy_loaded, like sha256:<hex>, or
+    /// any. Without: the first that is seen, with a state (V13)
     #[arg(long, value_name = "DIGEST", value_parser = digest_or_any)]
     pub policy: Vec<String>,
+    /// The digest of the file of an accepted IMA policy, where the kernel is older than Linux 7.3
+    /// and has no such record. Whoever reads that file makes the record of it (V13)
+    #[arg(long, value_name = "DIGEST", value_parser = digest)]
+    pub policy_file: Vec<String>,
     /// Whether the accepted policy has the rule with label=ima_trim (V13, V23)
     #[arg(
         long,
@@ -354,6 +358,7 @@ impl Decisions {
             violations: self.violations,
             removed: self.removed,
             policies: self.policy.clone(),
+            policy_files: self.policy_file.iter().cloned().collect(),
             events: self.events,
             templates: self.template.clone(),
             revoked,

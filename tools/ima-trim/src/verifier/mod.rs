@@ -106,8 +106,11 @@ pub struct Options {
     pub violations: Option<u64>,
     /// How many records that others removed are accounted for (V18, V22).
     pub removed: u64,
-    /// Digests of accepted IMA policies, or `any`. Without any: the first that is seen (V13).
+    /// Digests of accepted IMA policies in records `ima_policy_loaded`, or `any`. Without any of
+    /// these and of files: the first that is seen (V13).
     pub policies: Vec<String>,
+    /// Digests of files with accepted IMA policies, whose records do in place of that (V13).
+    pub policy_files: BTreeSet<String>,
     /// Whether the accepted policy has the rule with `label=ima_trim` (V13, V23).
     pub events: bool,
     /// Templates that are accepted besides that of `boot_aggregate` and `ima-buf` (V9).
@@ -132,6 +135,7 @@ impl Options {
             violations: None,
             removed: 0,
             policies: Vec::new(),
+            policy_files: BTreeSet::new(),
             events: true,
             templates: Vec::new(),
             revoked: BTreeSet::new(),
@@ -947,8 +951,8 @@ impl Check<'_> {
             return Err(Refusal::new(
                 13,
                 "there is no record of the IMA policy: have it measured (measure \
-                 func=CRITICAL_DATA label=ima_policy), or state the digest of its file with \
-                 --policy",
+                 func=CRITICAL_DATA label=ima_policy), or, before Linux 7.3, state the digest of \
+                 its file with --policy-file",
             ));
         }
         found.boot.violations = violations;
@@ -1131,8 +1135,8 @@ impl Check<'_> {
         }
         if template == BUFFER && name == POLICY_LOADED {
             self.policy(number, record, digest, found)?;
-        } else if self.options.policies.contains(&digest) {
-            // The file of a policy: all that there is before Linux 7.3.
+        } else if template != BUFFER && self.options.policy_files.contains(&digest) {
+            // All that there is before Linux 7.3. It was read, which need not have loaded it.
             found.boot.policy = Some(digest);
         }
         Ok(())
@@ -1148,12 +1152,14 @@ impl Check<'_> {
     ) -> Checked<()> {
         let text = record.field(FieldId::Buf).map_or(&b""[..], |buf| buf.data);
         if !self.accepts_any() {
-            let accepted = if self.options.policies.is_empty() {
-                &found.policies
-            } else {
+            let is_stated =
+                !self.options.policies.is_empty() || !self.options.policy_files.is_empty();
+            let accepted = if is_stated {
                 &self.options.policies
+            } else {
+                &found.policies
             };
-            if accepted.is_empty() {
+            if accepted.is_empty() && !is_stated {
                 self.note(
                     13,
                     Some(number),
@@ -1166,7 +1172,14 @@ impl Check<'_> {
                     "an IMA policy was loaded that is not accepted: look at it, and state its \
                      digest with --policy",
                 )
-                .values(accepted.join(", or "), digest));
+                .values(
+                    if accepted.is_empty() {
+                        "none with this record".to_owned()
+                    } else {
+                        accepted.join(", or ")
+                    },
+                    digest,
+                ));
             }
         }
         if self.options.events && !policy::measures_events(text) {
