@@ -341,6 +341,13 @@ fn refused(verdict: &Verdict, rule: u8, record: Option<u64>) {
     );
 }
 
+/// At whatever record.
+#[track_caller]
+fn refused_by(verdict: &Verdict, rule: u8) {
+    let refusal = verdict.refusal().unwrap_or_else(|| panic!("{verdict}"));
+    assert_eq!(refusal.rule.0, rule, "{verdict}");
+}
+
 #[track_caller]
 fn noted(verdict: &Verdict, rule: u8, record: Option<u64>) {
     assert!(
@@ -419,6 +426,45 @@ fn the_good_history_from_the_whole_list() {
         None,
     );
     refused(&check(&flipped(&machine.starting)), 4, None);
+}
+
+#[test]
+fn a_whole_list_that_is_taken_for_a_trimmed_one() {
+    let History { machine, state, .. } = good();
+    let mut options = options();
+    options.removed = 2;
+    let mut evidence = machine.evidence(true);
+    evidence.starting = Some(machine.starting.clone());
+    let check = |state: &State, evidence: &Evidence, whole: bool| {
+        let form = Form {
+            whole,
+            ..Form::default()
+        };
+        submit(&options, state, evidence, &form).unwrap().verdict
+    };
+    let hint = |verdict: &Verdict| verdict.to_string().contains("--whole");
+    // The verifier has no values of its own where the starting values are, and it has.
+    let before = at("kexec").before;
+    for (state, rule) in [(State::default(), 26), (before, 4), (state, 8)] {
+        let verdict = check(&state, &evidence, false);
+        refused_by(&verdict, rule);
+        assert!(hint(&verdict), "{verdict}");
+        accepted(&check(&state, &evidence, true));
+    }
+
+    // A list that is trimmed, and one that begins at the reset values.
+    let verdict = judge("trimmed", |e| {
+        e.records.pop();
+    });
+    refused_8(&verdict);
+    assert!(!hint(&verdict), "{verdict}");
+    let mut evidence = at("first").evidence;
+    evidence.starting = Some(Machine::new(nothing()).starting);
+    accepted(&check(&State::default(), &evidence, false));
+    evidence.records.pop();
+    let verdict = check(&State::default(), &evidence, false);
+    refused_8(&verdict);
+    assert!(!hint(&verdict), "{verdict}");
 }
 
 #[test]
@@ -805,8 +851,7 @@ fn v8_the_replay() {
 
 #[track_caller]
 fn refused_8(verdict: &Verdict) {
-    let refusal = verdict.refusal().unwrap_or_else(|| panic!("{verdict}"));
-    assert_eq!(refusal.rule.0, 8, "{verdict}");
+    refused_by(verdict, 8);
 }
 
 #[test]

@@ -549,11 +549,9 @@ impl<'a> Check<'a> {
         };
         let whole = self.input.whole || starting.is_none();
         let (from, replayed) = match &starting {
-            Some(Starting::Known(stated)) if !whole => {
-                let first = self.own_start(stated, &known)?;
-                let from = first.totals().records;
-                (from, self.replay(first, &known, restarted)?)
-            }
+            Some(Starting::Known(stated)) if !whole => self
+                .known_start(stated, &known, restarted)
+                .map_err(|refusal| self.or_whole(refusal, stated))?,
             Some(Starting::Unknown(records)) if !whole => {
                 self.unknown_start(*records, &known, restarted)?
             }
@@ -595,6 +593,30 @@ impl<'a> Check<'a> {
             self.check_starting(starting, &found, &points)?;
         }
         Ok(self.accept(from, starting.as_ref(), replayed, &points, found))
+    }
+
+    /// V4 to V6, and V8: the list goes on from the starting values.
+    fn known_start(
+        &mut self,
+        stated: &Point,
+        known: &BTreeMap<u64, Point>,
+        restarted: bool,
+    ) -> Checked<(u64, Replayed<'a>)> {
+        let first = self.own_start(stated, known)?;
+        let from = first.totals().records;
+        Ok((from, self.replay(first, known, restarted)?))
+    }
+
+    /// Adds to a refusal what may be behind it: that the list is not the one that goes on from the
+    /// starting values. No trimmed one begins as this does, unless a kexec came right before.
+    fn or_whole(&self, mut refusal: Refusal, stated: &Point) -> Refusal {
+        let first = Records::new(self.input.log).next().and_then(Result::ok);
+        let name = first.and_then(|record| record.name());
+        if stated.totals().records != 0 && name.is_some_and(|name| BOOT_AGGREGATE.contains(&name)) {
+            refusal.what += ". The list begins with boot_aggregate, though: if it has all records \
+                             since boot, as ima-trim serves them, say so with --whole";
+        }
+        refusal
     }
 
     /// V7: the list goes on from one of the verifier's own points, if from any.
