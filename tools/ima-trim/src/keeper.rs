@@ -612,7 +612,7 @@ impl Keeper {
 }
 
 /// Leaves those values out that PCRs have at this point.
-fn drop_reached(left: &mut Vec<&(Algorithm, Pcr, Vec<u8>)>, point: &Point) {
+pub(crate) fn drop_reached(left: &mut Vec<&(Algorithm, Pcr, Vec<u8>)>, point: &Point) {
     left.retain(|(bank, pcr, value)| point.get(*bank, *pcr) != Some(value.as_slice()));
 }
 
