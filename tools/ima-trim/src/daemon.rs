@@ -77,6 +77,9 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// For how long a command that has the archive is waited for.
 const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
+/// Bytes of a file that are compared with the kernel's at a time.
+const COMPARED: usize = 1 << 20;
+
 /// How many threads serve.
 const SERVERS: usize = 4;
 
@@ -172,13 +175,13 @@ pub fn open(config: &Config) -> Result<Opened, DaemonError> {
     let archive = Arc::clone(writer.archive());
     let base = find_base(&kernel, &archive)?;
     let whole = Arc::new(Whole::new(kernel.clone(), archive, base)?);
-    whole.refresh()?;
     let mut keeper = Keeper::new(
         kernel.clone(),
         Arc::clone(&whole),
         writer,
         config.trim.clone(),
     );
+    keeper.read_all()?;
     keeper.confirm_or_vouch()?;
     Ok(Opened {
         kernel,
@@ -588,6 +591,7 @@ fn tick(keeper: &mut Keeper, state: &Mutex<State>, released: bool) -> Result<(),
                     records = trimmed.outcome.records,
                     violations = trimmed.outcome.violations,
                     total = trimmed.records,
+                    reclaim = trimmed.reclaim,
                     "trimmed"
                 );
             }
@@ -757,21 +761,27 @@ fn differs(
     // While it is open nothing is trimmed, so that both begin at the same record.
     let list = kernel.open(view)?;
     whole.refresh()?;
-    let mut theirs = Vec::new();
-    list.read_from(0, &mut theirs)?;
-    drop(list);
     let from = whole.kernel_begins(view)?;
-    let mut ours = Vec::new();
-    whole.read_known(view, from, usize::MAX, &mut ours)?;
-    // There may be newer records in one of the two.
-    let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
-    if same == ours.len().min(theirs.len()) {
-        return Ok(None);
+    let mut offset = 0;
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    loop {
+        theirs.clear();
+        ours.clear();
+        let more = list.read_from(offset, COMPARED, &mut theirs)?;
+        whole.read_known(view, from.saturating_add(offset), theirs.len(), &mut ours)?;
+        let same = ours.iter().zip(&theirs).take_while(|(a, b)| a == b).count();
+        offset += same as u64;
+        if same < ours.len() {
+            return Ok(Some(format!(
+                "{} is rendered otherwise than by the kernel, from byte {offset} of the kernel's on",
+                view.file_name()
+            )));
+        }
+        // There may be newer records in the kernel's.
+        if !more || same < theirs.len() {
+            return Ok(None);
+        }
     }
-    Ok(Some(format!(
-        "{} is rendered otherwise than by the kernel, from byte {same} of the kernel's on",
-        view.file_name()
-    )))
 }
 
 /// Why the policy keeps IMA's files from being covered, if it does: the probe was measured when

@@ -16,6 +16,7 @@ use std::time::Instant;
 
 use ima_trim_pure::bank::Pcr;
 use rustix::io::Errno;
+use tracing::warn;
 
 use crate::algorithm::Algorithm;
 use crate::archive::Archive;
@@ -24,6 +25,7 @@ use crate::archive::Boot;
 use crate::archive::Keep;
 use crate::archive::Progress;
 use crate::archive::Writer;
+use crate::archive::SEGMENT_BYTES;
 use crate::config::Reclaim;
 use crate::config::Trim;
 use crate::config::Violations;
@@ -40,9 +42,10 @@ use crate::pcrs::Point;
 use crate::pcrs::PointError;
 use crate::record::Records;
 use crate::render::SOURCE;
+use crate::steps;
 
-/// A segment has about as many bytes of records.
-pub const SEGMENT: usize = 1 << 20;
+/// So many bytes of records are archived before more are read where a list is read for the first time.
+const AT_ONCE: usize = 16 * SEGMENT_BYTES;
 
 /// How often the TPM is asked before it is said not to confirm the list: a record is in the list
 /// before it is in the TPM.
@@ -156,6 +159,8 @@ pub struct Trimmed {
     pub outcome: Outcome,
     /// How many records are trimmed since boot.
     pub records: u64,
+    /// How memory was given back: `keep`, `compact` or `flush`.
+    pub reclaim: &'static str,
 }
 
 /// The one owner of archive and trims.
@@ -169,8 +174,9 @@ pub struct Keeper {
     /// How many trims the module has counted.
     trims: u64,
     last_trim: Option<Instant>,
-    /// How many records trims have left in the kernel, compact, since the last flush.
-    left_behind: u64,
+    /// How many records were trimmed since boot at the last flush. What was trimmed since then has
+    /// left something in the kernel.
+    flushed: u64,
     /// What came of reading the whole archive, and when.
     verified: Option<(Instant, Result<(), ArchiveError>)>,
     /// Why the TPM does not confirm the list, and when it was asked.
@@ -180,15 +186,19 @@ pub struct Keeper {
 impl Keeper {
     /// The keeper of this list and its archive.
     pub fn new(kernel: Kernel, whole: Arc<Whole<Kernel>>, writer: Writer, config: Trim) -> Self {
+        // If the module is not there it has counted none.
+        let trims = kernel
+            .starting()
+            .map_or(0, |starting| starting.totals().trims);
         Self {
             kernel,
             whole,
             writer,
             config,
             requests: None,
-            trims: 0,
+            trims,
             last_trim: None,
-            left_behind: 0,
+            flushed: steps::flushed(),
             verified: None,
             unconfirmed: None,
         }
@@ -220,7 +230,7 @@ impl Keeper {
     /// If the archive cannot be written. Those that were archived before stay so.
     pub fn archive_to(&mut self, to: u64) -> Result<(), KeeperError> {
         loop {
-            let records = self.whole.to_archive(to, SEGMENT)?;
+            let records = self.whole.to_archive(to, SEGMENT_BYTES)?;
             if records.is_empty() {
                 return Ok(());
             }
@@ -228,6 +238,20 @@ impl Keeper {
             self.writer.append(&records, self.trims.saturating_add(1))?;
             self.whole.archived()?;
         }
+    }
+
+    /// Reads the kernel's list for the first time. If it is long its beginning is archived before the
+    /// rest is read, so that memory does not depend on how long it is: also of a list that is not
+    /// confirmed afterwards, which is neither served nor trimmed.
+    ///
+    /// # Errors
+    ///
+    /// If records are missing, the list cannot be read, or the archive not be written.
+    pub fn read_all(&mut self) -> Result<(), KeeperError> {
+        while self.whole.refresh_some(AT_ONCE)? {
+            self.archive_to(self.whole.known())?;
+        }
+        Ok(())
     }
 
     /// Makes sure that every record in the kernel's list is known, and finds out where that begins
@@ -257,7 +281,7 @@ impl Keeper {
     /// As [`Keeper::archive_to`].
     pub fn archive_full(&mut self) -> Result<(), KeeperError> {
         let (records, bytes) = self.whole.in_memory();
-        if bytes >= SEGMENT as u64 && records > 0 {
+        if bytes >= SEGMENT_BYTES as u64 && records > 0 {
             self.archive_to(self.whole.known())?;
         }
         Ok(())
@@ -421,25 +445,29 @@ impl Keeper {
         if wanted.dry_run {
             request.push_str(" dry-run");
         }
-        let outcome = match self.request(&format!("{request} {reclaim}"), records) {
+        let (outcome, reclaim) = match self.request(&format!("{request} {reclaim}"), records) {
             // A kernel that is newer than those that were tested.
             Err(KeeperError::Refused { error, .. }) if error.is(Errno::OPNOTSUPP) => {
-                self.request(&format!("{request} keep"), records)?
+                (self.request(&format!("{request} keep"), records)?, "keep")
             }
-            other => other?,
+            other => (other?, reclaim),
         };
         if !wanted.dry_run {
             let starting = self.kernel.starting()?;
             self.compare(&starting)?;
             self.trims = starting.totals().trims;
-            self.left_behind = match reclaim {
-                "flush" => 0,
-                _ => self.left_behind.saturating_add(outcome.records),
-            };
+            if reclaim == "flush" {
+                self.flushed = self.whole.base();
+                // A successor would flush once more than it has to.
+                if let Err(error) = steps::note_flushed(self.flushed) {
+                    warn!("{error}");
+                }
+            }
         }
         Ok(Trimmed {
             outcome,
             records: self.whole.base(),
+            reclaim,
         })
     }
 
@@ -450,19 +478,30 @@ impl Keeper {
             .parse_request(values.as_bytes())
             .map_err(KernelError::from)?
             .target;
-        let from = self.whole.kernel_begins(SOURCE)?;
+        let mut offset = self.whole.kernel_begins(SOURCE)?;
         let mut list = Vec::new();
-        self.whole.read_known(SOURCE, from, usize::MAX, &mut list)?;
-        let found = point
-            .replay_to(&target, &mut Records::new(&list))
-            .map_err(|error| ListError::Record {
-                number: point.totals().records,
-                error,
-            })?;
-        if found {
-            return Ok(point);
+        loop {
+            let before = list.len();
+            self.whole
+                .read_known(SOURCE, offset, SEGMENT_BYTES, &mut list)?;
+            let read = list.len() - before;
+            offset += read as u64;
+            let mut records = Records::new(&list);
+            let found =
+                point
+                    .replay_to(&target, &mut records)
+                    .map_err(|error| ListError::Record {
+                        number: point.totals().records,
+                        error,
+                    })?;
+            if found {
+                return Ok(point);
+            }
+            if read == 0 {
+                return Err(KeeperError::NoMatch(values.trim().to_owned()));
+            }
+            list = records.rest().to_vec();
         }
-        Err(KeeperError::NoMatch(values.trim().to_owned()))
     }
 
     /// Makes a request, and learns where the list begins afterwards.
@@ -484,13 +523,18 @@ impl Keeper {
         }
     }
 
+    /// How many records trims have left something of in the kernel.
+    fn left_behind(&self) -> u64 {
+        self.whole.base().saturating_sub(self.flushed)
+    }
+
     /// How memory is given back this time.
     fn reclaim(&self) -> &'static str {
         match self.config.reclaim {
             Reclaim::Keep => "keep",
             Reclaim::Compact => "compact",
             Reclaim::Flush => "flush",
-            Reclaim::Auto if self.left_behind > self.config.flush_records => "flush",
+            Reclaim::Auto if self.left_behind() > self.config.flush_records => "flush",
             Reclaim::Auto => "compact",
         }
     }
@@ -635,7 +679,7 @@ pub fn find_base<S: Source>(source: &S, archive: &Archive) -> Result<u64, Keeper
         None => {}
     }
     let mut list = Vec::new();
-    open.read_from(0, &mut list)?;
+    while open.read_from(list.len() as u64, usize::MAX, &mut list)? {}
     drop(open);
 
     // The end of the archive, and where its records begin in that.

@@ -30,8 +30,8 @@ pub const SECURITYFS: &str = "/sys/kernel/security";
 /// The TPM that IMA uses: the first one.
 pub const TPM: &str = "/sys/class/tpm/tpm0";
 
-/// Bytes that one read of a list asks for.
-const PIECE: usize = 1 << 20;
+/// Bytes that one read of a list asks for. The kernel gives a page, or one record.
+const PIECE: usize = 64 << 10;
 
 /// Why the kernel did not say what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -306,7 +306,8 @@ pub struct OpenList {
 }
 
 impl OpenList {
-    /// Appends all that follows an offset.
+    /// Appends what follows an offset, until it has appended `limit` bytes or a little more. Gives
+    /// whether more may follow.
     ///
     /// The kernel gives whole records, at most a page or one record at a time
     /// (`seq_read_iter()` in `fs/seq_file.c`).
@@ -314,13 +315,19 @@ impl OpenList {
     /// # Errors
     ///
     /// If it cannot be read.
-    pub fn read_from(&self, mut offset: u64, to: &mut Vec<u8>) -> Result<(), KernelError> {
-        let mut piece = vec![0; PIECE.min(1 << 16)];
-        loop {
+    pub fn read_from(
+        &self,
+        mut offset: u64,
+        limit: usize,
+        to: &mut Vec<u8>,
+    ) -> Result<bool, KernelError> {
+        let enough = to.len().saturating_add(limit);
+        let mut piece = vec![0; PIECE];
+        while to.len() < enough {
             match self.file.read_at(&mut piece, offset) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return Ok(false),
                 Ok(read) => {
-                    to.extend(piece.iter().take(read));
+                    to.extend_from_slice(piece.get(..read).unwrap_or(&piece));
                     offset = offset.saturating_add(read as u64);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -332,6 +339,7 @@ impl OpenList {
                 }
             }
         }
+        Ok(true)
     }
 }
 

@@ -44,6 +44,9 @@ use crate::template::TemplateError;
 /// Records that are kept and rendered together have about as many bytes.
 const BLOCK: usize = 32 << 10;
 
+/// Bytes that are read from the kernel before they are looked at. More than a record can have.
+const PIECE: usize = 1 << 20;
+
 /// Bytes of rendered segments that are kept for who reads on.
 const CACHE: usize = 6 << 20;
 
@@ -129,12 +132,13 @@ pub trait Source: Send + Sync {
 
 /// A list that is open.
 pub trait List {
-    /// Appends what follows an offset.
+    /// Appends what follows an offset, until it has appended about `limit` bytes. Gives whether more
+    /// may follow. What is appended has at least one whole record, unless there is none.
     ///
     /// # Errors
     ///
     /// If it cannot be read.
-    fn read_from(&self, offset: u64, to: &mut Vec<u8>) -> Result<(), KernelError>;
+    fn read_from(&self, offset: u64, limit: usize, to: &mut Vec<u8>) -> Result<bool, KernelError>;
 }
 
 impl Source for Kernel {
@@ -167,8 +171,8 @@ impl Source for Kernel {
 }
 
 impl List for OpenList {
-    fn read_from(&self, offset: u64, to: &mut Vec<u8>) -> Result<(), KernelError> {
-        OpenList::read_from(self, offset, to)
+    fn read_from(&self, offset: u64, limit: usize, to: &mut Vec<u8>) -> Result<bool, KernelError> {
+        OpenList::read_from(self, offset, limit, to)
     }
 }
 
@@ -394,7 +398,7 @@ impl<S: Source> Whole<S> {
     /// As [`Whole::refresh`]. Then nothing is taken to be guarded.
     pub fn set_guarded(&self) -> Result<(), ListError> {
         let mut base = lock(&self.base);
-        self.read_new(&mut base)?;
+        self.read_new(&mut base, usize::MAX)?;
         self.others.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -451,40 +455,64 @@ impl<S: Source> Whole<S> {
         if certain && all && base.lost.is_none() {
             return Ok(end);
         }
-        self.read_new(&mut base)
+        self.read_new(&mut base, usize::MAX).map(|(end, _)| end)
     }
 
-    /// Reads what is new. Gives how many records there are since boot.
-    fn read_new(&self, base: &mut Base) -> Result<u64, ListError> {
+    /// Reads what is new in the kernel's list, but not much more than so many bytes of it. Gives
+    /// whether there may be more.
+    ///
+    /// # Errors
+    ///
+    /// As [`Whole::refresh`].
+    pub fn refresh_some(&self, limit: usize) -> Result<bool, ListError> {
+        let mut base = lock(&self.base);
+        self.read_new(&mut base, limit).map(|(_, more)| more)
+    }
+
+    /// Reads what is new, or about so many bytes of it. Gives how many records there are since boot,
+    /// as far as is known now, and whether there may be more.
+    fn read_new(&self, base: &mut Base, limit: usize) -> Result<(u64, bool), ListError> {
         let list = self.wait_for_list()?;
         // As it is open, this stays so.
         let removed = self.source.removed()?;
         self.follow(base, removed)?;
 
-        let index = self.index(SOURCE);
-        let (end, position, last) = {
+        // The last known record, if the list has it, must be where it was.
+        let mut last = {
             let tail = self.tail();
-            let position = tail.ends.get(index).copied().unwrap_or_default();
-            let last = if tail.end > base.records {
+            if tail.end > base.records {
                 tail.last.clone()
             } else {
                 Vec::new()
-            };
-            (tail.end, position, last)
+            }
         };
-        let from = position
-            .checked_sub(last.len() as u64)
-            .and_then(|position| position.checked_sub(base.bytes))
-            .ok_or(ListError::Parted { number: end })?;
         let mut bytes = Vec::new();
-        list.read_from(from, &mut bytes)?;
-        drop(list);
-        let new = bytes
-            .strip_prefix(last.as_slice())
-            .ok_or(ListError::Parted {
-                number: end.saturating_sub(1),
-            })?;
-        self.append(new)
+        let mut read: usize = 0;
+        loop {
+            let before = self.known();
+            let from = self
+                .known_size(SOURCE)
+                .checked_sub(last.len() as u64)
+                .and_then(|position| position.checked_sub(base.bytes))
+                .ok_or(ListError::Parted { number: before })?;
+            bytes.clear();
+            let more = list.read_from(from, PIECE, &mut bytes)?;
+            let new = bytes
+                .strip_prefix(last.as_slice())
+                .ok_or(ListError::Parted {
+                    number: before.saturating_sub(1),
+                })?;
+            read = read.saturating_add(new.len());
+            let end = self.append(new)?;
+            let none = end == before && last.is_empty();
+            last.clear();
+            if none || !more {
+                return Ok((end, false));
+            }
+            if read >= limit {
+                return Ok((end, true));
+            }
+        }
     }
 
     /// Opens the list, and waits for a writer to close it, or for a removal to end.
@@ -600,7 +628,8 @@ impl<S: Source> Whole<S> {
                 }
             }
         };
-        let bytes = Arc::new(render(view, &block.raw)?);
+        let length = block.lengths.get(index).copied().unwrap_or_default();
+        let bytes = Arc::new(render(view, &block.raw, length)?);
         Ok(Some(Piece { bytes, start }))
     }
 
@@ -619,7 +648,13 @@ impl<S: Source> Whole<S> {
         let raw = self.archive.read_segment(segment).inspect_err(|_| {
             *lock(&self.broken) = Some(segment);
         })?;
-        let bytes = Arc::new(render(view, &raw)?);
+        let bytes = if view == SOURCE {
+            raw
+        } else {
+            let end = self.archive.offset(view, segment.saturating_add(1));
+            render(view, &raw, end.unwrap_or_default().saturating_sub(start))?
+        };
+        let bytes = Arc::new(bytes);
         let mut rendered = lock(&self.rendered);
         rendered.push_front(Rendered {
             segment,
@@ -859,12 +894,14 @@ fn in_views(views: &[View], record: &Record<'_>) -> Result<Vec<u64>, ListError> 
         .collect()
 }
 
-/// Records of [`SOURCE`] as they are in another view.
-fn render(view: View, raw: &[u8]) -> Result<Vec<u8>, ListError> {
+/// Records of [`SOURCE`] as they are in a view, where they should have so many bytes.
+fn render(view: View, raw: &[u8], length: u64) -> Result<Vec<u8>, ListError> {
     if view == SOURCE {
         return Ok(raw.to_vec());
     }
-    let mut bytes = Vec::with_capacity(raw.len().saturating_mul(3) / 2);
+    // One that is too small only costs time, and one that is too large memory.
+    let length = usize::try_from(length).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(length.min(raw.len().saturating_mul(4)));
     for (number, record) in (0..).zip(Records::new(raw)) {
         let record = record.map_err(|error| ListError::Record { number, error })?;
         view.write(&record, &mut bytes)?;

@@ -71,7 +71,7 @@ fn main() -> ExitCode {
         .map_err(Failure::from)
         .and_then(|config| match &arguments.command {
             Command::Daemon(arguments) => command::daemon(&config, arguments),
-            Command::Status(arguments) => command::status::run(&config, arguments),
+            Command::Status(arguments) => command::status::run(arguments),
             Command::Log(arguments) => command::log::run(&config, arguments),
             Command::Trim(arguments) => command::trim::run(&config, arguments),
             Command::Verify(arguments) if arguments.log.is_some() => {

@@ -573,7 +573,7 @@ pub struct Process {
 }
 
 /// What [`readers`] and [`namespaces`] found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
     /// Sorted by number.
     pub processes: Vec<Process>,

@@ -71,6 +71,9 @@ const COVERED: &str = "/run/ima-trim/covered";
 /// seen: IMA has each only once.
 const MEASURED: &str = "/run/ima-trim/measured";
 
+/// How many records were trimmed since boot when the module was last told to flush.
+const FLUSHED: &str = "/run/ima-trim/flushed";
+
 /// How long the service manager may take to say that it has what it was given.
 const BARRIER_LIMIT: Duration = Duration::from_secs(30);
 
@@ -333,6 +336,17 @@ pub(crate) fn is_covered() -> bool {
     exists(COVERED)
 }
 
+/// The names of IMA's own files that the files of the file system that is mounted there do not cover.
+///
+/// # Errors
+///
+/// If it cannot be looked at.
+pub fn uncovered(mountpoint: &Path) -> Result<Vec<String>, StepError> {
+    let log = rustix::fs::open(mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|errno| system(mountpoint.display().to_string())(errno.into()))?;
+    Ok(mounts::uncovered(log.as_fd(), &usual())?)
+}
+
 /// Uncovers IMA's own files.
 ///
 /// # Errors
@@ -355,6 +369,20 @@ pub(crate) fn note_untrimmed(untrimmed: bool) -> Result<(), StepError> {
     } else {
         remove(UNTRIMMED)
     }
+}
+
+/// How many records were trimmed at the last flush, as far as is known: 0 if none was, or nobody has
+/// said so.
+pub(crate) fn flushed() -> u64 {
+    fs::read_to_string(FLUSHED)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or_default()
+}
+
+/// Remembers how many records were trimmed at a flush.
+pub(crate) fn note_flushed(records: u64) -> Result<(), StepError> {
+    fs::write(FLUSHED, format!("{records}\n")).map_err(system(FLUSHED))
 }
 
 /// Whether the unit is being stopped, and neither restarted nor started anew after a failure: the

@@ -61,6 +61,9 @@ const VIEWS: [View; 4] = [
 
 const EBUSY: i32 = 16;
 
+/// The most bytes, or nearly so, that the model gives at once.
+const MOST: usize = 3000;
+
 /// A step of the program at which something else can happen in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Step {
@@ -264,19 +267,28 @@ impl Drop for Open {
 }
 
 impl List for Open {
-    /// In two pieces, each of whole records but for the first bytes.
-    fn read_from(&self, offset: u64, to: &mut Vec<u8>) -> Result<(), KernelError> {
-        let mut at = usize::try_from(offset).unwrap();
+    /// In two pieces, each of whole records but for the first bytes, and in all not much more than
+    /// some bytes: then it ends within a record, as a limit may.
+    fn read_from(&self, offset: u64, limit: usize, to: &mut Vec<u8>) -> Result<bool, KernelError> {
+        let begin = usize::try_from(offset).unwrap();
+        let enough = begin + limit.min(MOST);
+        let mut at = begin;
+        let mut more = false;
         for step in [Step::InRead, Step::AfterRead] {
             self.0.with(|state| {
                 let (bytes, ends) = &state.files[0];
-                let rest = bytes.get(ends[state.gone] + at..).unwrap_or_default();
-                to.extend(rest);
-                at += rest.len();
+                let list = ends[state.gone];
+                let last = ends.partition_point(|&end| end < list + enough);
+                let end = ends
+                    .get(last)
+                    .map_or(bytes.len(), |end| bytes.len().min(end + 3));
+                to.extend(bytes.get(list + at..end).unwrap_or_default());
+                at = at.max(end - list);
+                more = end < bytes.len();
             });
             self.0.step(step);
         }
-        Ok(())
+        Ok(more)
     }
 }
 
@@ -798,6 +810,33 @@ fn others_are_reckoned_with_until_there_is_a_guard() {
     ));
     assert!(whole.set_guarded().is_err());
     assert!(matches!(whole.refresh(), Err(ListError::Hole { .. })));
+}
+
+/// A list that is longer than what memory is to be used for.
+#[test]
+fn a_long_list_is_read_and_archived_bit_by_bit() {
+    const LIMIT: usize = 20_000;
+    let machine = Machine::new();
+    (0..300).for_each(|number| machine.model.append(number % 40 * 50, number % 9 == 0));
+    let archive = machine.archive();
+    let mut times = 0;
+    while machine.whole().refresh_some(LIMIT).unwrap() {
+        times += 1;
+        let (records, bytes) = machine.whole().in_memory();
+        // What is read twice, as it was no whole record, counts twice.
+        assert!(records > 0 && bytes + 100 >= LIMIT as u64, "{bytes}");
+        assert!(bytes <= (LIMIT + MOST + 2500) as u64, "{bytes}");
+        archive(machine.whole().known(), 1 << 20);
+        assert_eq!(machine.whole().in_memory(), (0, 0));
+    }
+    assert!(times > 10, "{times}");
+    assert_eq!(machine.whole().known(), 300);
+    (0..VIEWS.len()).for_each(|view| machine.read(view, 0, 64 << 20));
+    // Nothing new is no reason to go on.
+    assert!(!machine.whole().refresh_some(LIMIT).unwrap());
+    machine.model.append(1, false);
+    assert!(!machine.whole().refresh_some(1).unwrap());
+    assert_eq!(machine.whole().known(), 301);
 }
 
 /// Without a module that tells, the records tell: whatever was removed of those that are archived.

@@ -876,6 +876,16 @@ fn covers_and_uncovers() {
                 let uncovered = mounts::uncovered(mount.0.as_fd(), IMA.as_ref()).unwrap();
                 assert!(uncovered.is_empty());
 
+                // Somebody else unmounts one: it is named, and nothing else is covered anew.
+                unmount(format!("{IMA}/{BIG}"), UnmountFlags::DETACH).unwrap();
+                assert!(is_kernels(BIG));
+                let uncovered = mounts::uncovered(mount.0.as_fd(), IMA.as_ref()).unwrap();
+                assert_eq!(uncovered, [BIG]);
+                mounts::cover(mount.0.as_fd(), IMA.as_ref()).unwrap();
+                let uncovered = mounts::uncovered(mount.0.as_fd(), IMA.as_ref()).unwrap();
+                assert!(uncovered.is_empty());
+                assert_eq!(mounted(), FILES.len());
+
                 assert_eq!(mounts::uncover(IMA.as_ref()).unwrap(), FILES.len());
                 assert!(FILES.into_iter().all(is_kernels));
                 assert_eq!(mounts::uncover(IMA.as_ref()).unwrap(), 0);

@@ -69,8 +69,9 @@ pub const SEGMENT_RECORDS: usize = 4096;
 
 /// A segment of more bytes than this should be two, unless it is a single record.
 ///
-/// Whoever reads one record of a segment reads and hashes all of it.
-pub const SEGMENT_BYTES: usize = 1 << 20;
+/// Whoever reads one record of a segment reads and hashes all of it, and what many readers of
+/// different places read at a time is to be in memory.
+pub const SEGMENT_BYTES: usize = 256 << 10;
 
 /// What names a boot: `/proc/sys/kernel/random/boot_id`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -11,7 +11,6 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
-use crate::config::Config;
 use crate::control;
 use crate::control::Answer;
 use crate::control::Question;
@@ -40,15 +39,31 @@ struct Report {
     kernel_records: Option<u64>,
     /// Processes that have the kernel's own files open.
     readers: Vec<Reader>,
+    /// Of each mount namespace in which the usual path leads to the kernel's own files, though they
+    /// are covered here, one process.
+    namespaces: Vec<Reader>,
+    /// The files of IMA that should be covered and are not.
+    uncovered: Vec<String>,
+    /// How many processes could not be looked at.
+    unknown: usize,
     /// What is wrong, and what to do.
     problems: Vec<String>,
 }
 
-/// A process that keeps a trim from happening.
+/// A process that reads, or may read, what the kernel itself has.
 #[derive(Debug, Serialize)]
 struct Reader {
     pid: u32,
     command: String,
+}
+
+impl From<mounts::Process> for Reader {
+    fn from(process: mounts::Process) -> Self {
+        Self {
+            pid: process.pid,
+            command: process.command,
+        }
+    }
 }
 
 /// Shows the state.
@@ -56,14 +71,14 @@ struct Reader {
 /// # Errors
 ///
 /// [`Failure::Negative`] if something is wrong.
-pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
+pub fn run(arguments: &Arguments) -> Result<(), Failure> {
     let own = Path::new(steps::OWN_SECURITYFS);
     let securityfs = if own.join("ima").exists() {
         own
     } else {
         Path::new(kernel::SECURITYFS)
     };
-    let report = gather(config, &Kernel::new(securityfs));
+    let report = gather(&Kernel::new(securityfs));
     if arguments.json {
         let text = serde_json::to_string_pretty(&report)
             .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -78,7 +93,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-fn gather(config: &Config, kernel: &Kernel) -> Report {
+fn gather(kernel: &Kernel) -> Report {
     let mut problems = Vec::new();
     let module = match kernel.status() {
         Ok(status) => Some(
@@ -129,29 +144,68 @@ fn gather(config: &Config, kernel: &Kernel) -> Report {
         .count()
         .map_err(|error| problems.push(error.to_string()))
         .ok();
-    let readers: Vec<Reader> = mounts::readers(kernel.ima())
+    let seen = mounts::readers(kernel.ima())
         .map_err(|error| problems.push(error.to_string()))
-        .map_or_else(|()| Vec::new(), |seen| seen.processes)
-        .into_iter()
-        .map(|reader| Reader {
-            pid: reader.pid,
-            command: reader.command,
-        })
-        .collect();
+        .unwrap_or_default();
+    let unknown = seen.unknown;
+    if unknown > 0 {
+        problems.push(format!(
+            "{unknown} processes could not be looked at, and may keep trims from happening: run this as root"
+        ));
+    }
+    let readers: Vec<Reader> = seen.processes.into_iter().map(Reader::from).collect();
     for reader in &readers {
         problems.push(format!(
             "process {} ({}) has the kernel's own list open, which keeps trims from happening: restart it, so that it opens the file that covers it",
             reader.pid, reader.command
         ));
     }
-    let _ = config;
+    let (namespaces, uncovered) = match &daemon {
+        Some(state) if state.overlay => beside(state, kernel, &mut problems),
+        _ => Default::default(),
+    };
     Report {
         module,
         daemon,
         kernel_records,
         readers,
+        namespaces,
+        uncovered,
+        unknown,
         problems,
     }
+}
+
+/// Who is not given the whole list though IMA's own files are covered: in which mount namespaces the
+/// files are the kernel's, and which are the kernel's here.
+fn beside(
+    state: &State,
+    kernel: &Kernel,
+    problems: &mut Vec<String>,
+) -> (Vec<Reader>, Vec<String>) {
+    let usual = steps::usual();
+    let uncovered = steps::uncovered(&state.mountpoint)
+        .map_err(|error| problems.push(error.to_string()))
+        .unwrap_or_default();
+    if !uncovered.is_empty() {
+        problems.push(format!(
+            "somebody has unmounted what covered {} in {}: readers get the list without what was trimmed, and keep trims from happening. Run 'systemctl restart ima-trim', and restart who reads these files",
+            uncovered.join(", "),
+            usual.display()
+        ));
+    }
+    let mut processes = mounts::namespaces(kernel.ima(), &usual)
+        .map_err(|error| problems.push(error.to_string()))
+        .map_or_else(|()| Vec::new(), |seen| seen.processes);
+    // The daemon has mounts of its own, and reads where nothing is covered.
+    processes.retain(|process| process.pid != state.pid);
+    for process in &processes {
+        problems.push(format!(
+            "in the mount namespace of process {} ({}) IMA's own files are not covered: who reads them there gets the list without what was trimmed, and keeps trims from happening. Restart it, or the container that it is of",
+            process.pid, process.command
+        ));
+    }
+    (processes.into_iter().map(Reader::from).collect(), uncovered)
 }
 
 fn print(report: &Report) {

@@ -5,6 +5,8 @@
 import os
 import stat
 
+import subprocess
+import time
 import ima_trim_lib as lib
 import whole_lib as whole
 from ima_trim_lib import check, equal, test
@@ -69,6 +71,42 @@ def _():
 
 
 @test("restarted before any trim, they stay covered, and readers go on")
+@test("status names who sees the kernel's own files in mounts of their own")
+def _():
+    global service
+    service.stop()
+    # What is mounted later does not show there.
+    other = subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "1000"])
+    lib.wait_for(lambda: lib.read(f"/proc/{other.pid}/comm") == b"sleep\n", "a process with mounts of its own")
+    service = whole.Unit().start()
+    found = whole.status(1)
+    equal(found["namespaces"], [{"pid": other.pid, "command": "sleep"}], "who has such mounts")
+    check(any(f"process {other.pid} (sleep)" in problem and "Restart it" in problem for problem in found["problems"]),
+          f"problems: {found['problems']}")
+    other.kill()
+    other.wait()
+    found = whole.status(1)
+    equal(found["namespaces"], [], "who has such mounts after it has ended")
+    check(not any("namespace" in problem for problem in found["problems"]), f"problems: {found['problems']}")
+
+
+@test("status names a file that somebody has uncovered, until a restart covers it again")
+def _():
+    before = covered()
+    equal(whole.status(1)["uncovered"], [], "files that are not covered")
+    name = "ascii_runtime_measurements_sha256"
+    subprocess.run(["umount", f"{os.path.realpath(lib.IMA)}/{name}"], check=True)
+    found = whole.status(1)
+    equal(found["uncovered"], [name], "files that are not covered")
+    check(any(f"covered {name} in" in problem and "systemctl restart ima-trim" in problem for problem in found["problems"]),
+          f"problems: {found['problems']}")
+    service.restart_job()
+    equal(covered(), before, "covered files")
+    found = whole.status(1)
+    equal(found["uncovered"], [], "files that are not covered after a restart")
+    check(not any("unmounted" in problem for problem in found["problems"]), f"problems: {found['problems']}")
+
+
 def _():
     global reader
     reader = os.open(lib.BINARY, os.O_RDONLY)
