@@ -43,6 +43,7 @@ mod metrics;
 pub mod mounts;
 pub mod pcrfile;
 pub mod pcrs;
+mod progress;
 pub mod quote;
 pub mod record;
 pub mod render;

@@ -4,6 +4,9 @@
 
 use std::fs::File;
 use std::io;
+use std::io::IsTerminal;
+use std::io::Read;
+use std::io::StdoutLock;
 use std::io::Write;
 
 use clap::Args;
@@ -12,7 +15,7 @@ use super::failed;
 use super::Failure;
 use crate::algorithm::Algorithm;
 use crate::config::Config;
-use crate::daemon;
+use crate::progress::Progress;
 use crate::render::Format;
 use crate::render::View;
 
@@ -51,17 +54,20 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
         },
         algorithm: arguments.bank,
     };
-    let mut output = io::stdout().lock();
+    let mut output = Output::new();
     // A daemon that runs has the archive, and gives all of it here.
     if super::is_served()? {
         let path = config.list.mountpoint.join(view.file_name());
         let mut file = File::open(&path).map_err(failed(path.display()))?;
-        return match io::copy(&mut file, &mut output) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            other => other.map(|_| ()).map_err(failed(path.display())),
-        };
+        let size = file.metadata().map_err(failed(path.display()))?.len();
+        return output.copy(size, |piece| {
+            piece.resize(PIECE, 0);
+            let read = file.read(piece).map_err(failed(path.display()))?;
+            piece.truncate(read);
+            Ok(())
+        });
     }
-    let opened = daemon::open(config)?;
+    let opened = super::open(config)?;
     if !opened.whole.views().contains(&view) {
         return Err(Failure::Usage(format!(
             "IMA has no file {}: the TPM has no such bank",
@@ -69,17 +75,55 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
         )));
     }
     let mut offset = 0;
-    let mut piece = Vec::new();
-    loop {
-        piece.clear();
-        opened.whole.read(view, offset, PIECE, &mut piece)?;
-        if piece.is_empty() {
-            return Ok(());
-        }
+    output.copy(opened.whole.known_size(view), |piece| {
+        opened.whole.read(view, offset, PIECE, piece)?;
         offset += piece.len() as u64;
-        match output.write_all(&piece) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-            other => other.map_err(failed("standard output"))?,
+        Ok(())
+    })
+}
+
+/// Standard output.
+struct Output {
+    file: StdoutLock<'static>,
+    /// Whether a person sees what is printed: that is progress enough, and would be broken by more.
+    seen: bool,
+}
+
+impl Output {
+    fn new() -> Self {
+        let file = io::stdout().lock();
+        let seen = file.is_terminal();
+        Self { file, seen }
+    }
+
+    /// Prints what `read` gives, until it gives nothing: about `size` bytes.
+    fn copy(
+        &mut self,
+        size: u64,
+        mut read: impl FnMut(&mut Vec<u8>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let progress = (!self.seen).then(|| Progress::new("printing the list"));
+        let mut piece = Vec::new();
+        let mut printed = 0;
+        loop {
+            piece.clear();
+            read(&mut piece)?;
+            let written = if piece.is_empty() {
+                self.file.flush()
+            } else {
+                self.file.write_all(&piece)
+            };
+            match written {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                other => other.map_err(failed("standard output"))?,
+            }
+            if piece.is_empty() {
+                return Ok(());
+            }
+            printed += piece.len() as u64;
+            if let Some(progress) = &progress {
+                progress.at(printed, size);
+            }
         }
     }
 }

@@ -21,9 +21,11 @@ use crate::control::Answer;
 use crate::control::Question;
 use crate::daemon;
 use crate::daemon::DaemonError;
+use crate::daemon::Opened;
 use crate::keeper::KeeperError;
 use crate::kernel::KernelError;
 use crate::list::ListError;
+use crate::progress::Progress;
 use crate::steps;
 use crate::steps::Step;
 use crate::steps::StepError;
@@ -113,8 +115,15 @@ pub(crate) fn failed(what: impl fmt::Display) -> impl FnOnce(io::Error) -> Failu
     move |error| Failure::Failed(format!("{what}: {error}"))
 }
 
+/// Opens archive and list, as no daemon has them.
+pub(crate) fn open(config: &Config) -> Result<Opened, Failure> {
+    let _progress = Progress::new("reading the kernel's list");
+    Ok(daemon::open(config)?)
+}
+
 /// Asks the daemon; `None` if none runs.
 pub(crate) fn ask(question: &Question) -> Result<Option<Answer>, Failure> {
+    let _progress = Progress::new("waiting for the daemon");
     match control::ask(Path::new(control::SOCKET), question).map_err(failed(control::SOCKET))? {
         Some(Answer::Failed {
             error,
@@ -186,7 +195,9 @@ fn journal() {
 /// If the module is not loaded, or does not take the values.
 pub fn restore(config: &Config) -> Result<(), Failure> {
     if ask(&Question::Restore)?.is_none() {
-        daemon::open(config)?.keeper.restore()?;
+        let mut opened = open(config)?;
+        let _progress = Progress::new("restoring");
+        opened.keeper.restore()?;
     }
     Ok(())
 }

@@ -18,9 +18,9 @@ use super::Failure;
 use crate::config::Config;
 use crate::control::Answer;
 use crate::control::Question;
-use crate::daemon;
 use crate::keeper::Wanted;
 use crate::pcrfile::PcrFile;
+use crate::progress::Progress;
 
 /// What is trimmed, and how.
 #[derive(Args, Clone, Debug)]
@@ -110,7 +110,8 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
         }) => (result, records, violations, total),
         Some(other) => return Err(Failure::Failed(format!("the daemon answered {other:?}"))),
         None => {
-            let mut opened = daemon::open(config)?;
+            let mut opened = super::open(config)?;
+            let _progress = Progress::new("archiving and trimming");
             let trimmed = opened.keeper.trim(&Wanted {
                 to,
                 violations: arguments.violations,

@@ -23,6 +23,7 @@ use crate::algorithm::Algorithm;
 use crate::pcrfile::PcrFile;
 use crate::pcrfile::Selection;
 use crate::pcrs::Point;
+use crate::progress::Progress;
 use crate::quote::PublicKey;
 use crate::quote::Quote;
 use crate::record::Record;
@@ -185,8 +186,10 @@ pub fn run(args: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
         }),
         kept: kept.as_deref(),
     };
+    let progress = Progress::new("verifying");
     let outcome = verifier::verify(&options, &state, &input)
         .map_err(|error| Failure::Failed(error.to_string()))?;
+    drop(progress);
 
     // What is known of a machine must never be more than what was kept of it.
     if let Some(keep) = &args.keep {

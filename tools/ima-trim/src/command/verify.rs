@@ -11,6 +11,7 @@ use ima_trim_pure::bank::Pcr;
 use super::failed;
 use super::Failure;
 use crate::algorithm::Algorithm;
+use crate::archive::Archive;
 use crate::archive::ArchiveError;
 use crate::config::Config;
 use crate::daemon;
@@ -18,6 +19,7 @@ use crate::keeper::drop_reached;
 use crate::kernel::Kernel;
 use crate::kernel::KernelError;
 use crate::pcrs::Point;
+use crate::progress::Progress;
 use crate::record::Records;
 use crate::render::SOURCE;
 use crate::steps;
@@ -33,19 +35,21 @@ const PIECE: usize = 1 << 20;
 /// [`Failure::Negative`] if something differs.
 pub fn run(config: &Config) -> Result<(), Failure> {
     if super::is_served()? {
-        archive(config)?;
+        // By itself: a reader of the list is not told what is wrong with it.
+        sound(&daemon::archive(config)?)?;
         let path = config.list.mountpoint.join(SOURCE.file_name());
         let kernel = Kernel::new(Path::new(steps::OWN_SECURITYFS));
         let mut file = File::open(&path).map_err(failed(path.display()))?;
-        return replay(&kernel, |piece| {
+        let size = file.metadata().map_err(failed(path.display()))?.len();
+        return replay(&kernel, size, |piece| {
             let mut bytes = (&mut file).take(PIECE as u64);
             bytes.read_to_end(piece).map_err(failed(path.display()))
         });
     }
-    let opened = daemon::open(config)?;
-    opened.whole.archive().verify(|_| {}).map_err(damaged)?;
+    let opened = super::open(config)?;
+    sound(opened.whole.archive())?;
     let mut offset = 0;
-    replay(&opened.kernel, |piece| {
+    replay(&opened.kernel, opened.whole.known_size(SOURCE), |piece| {
         let before = piece.len();
         opened.whole.read(SOURCE, offset, PIECE, piece)?;
         let read = piece.len() - before;
@@ -54,9 +58,12 @@ pub fn run(config: &Config) -> Result<(), Failure> {
     })
 }
 
-/// Verifies the archive by itself: a reader of the list is not told what is wrong with it.
-fn archive(config: &Config) -> Result<(), Failure> {
-    daemon::archive(config)?.verify(|_| {}).map_err(damaged)?;
+/// Verifies an archive.
+fn sound(archive: &Archive) -> Result<(), Failure> {
+    let progress = Progress::new("verifying the archive");
+    archive
+        .verify(|now| progress.at(now.records, now.of))
+        .map_err(damaged)?;
     Ok(())
 }
 
@@ -68,10 +75,12 @@ fn damaged(error: ArchiveError) -> Failure {
     }
 }
 
-/// Replays what `read` appends, until it appends nothing, and says what was found.
+/// Replays what `read` appends, until it appends nothing, and says what was found. That is about `size`
+/// bytes.
 fn replay(
     kernel: &Kernel,
-    read: impl FnMut(&mut Vec<u8>) -> Result<usize, Failure>,
+    size: u64,
+    mut read: impl FnMut(&mut Vec<u8>) -> Result<usize, Failure>,
 ) -> Result<(), Failure> {
     let starting = match kernel.starting() {
         Ok(starting) => Some(starting),
@@ -82,7 +91,16 @@ fn replay(
     let reset = Point::reset(&banks, pcr);
     // The TPM first: what it has is in the list by then.
     let values = kernel.pcrs_of(starting.as_ref().unwrap_or(&reset))?;
+    let progress = Progress::new("replaying the list");
+    let mut replayed = 0;
+    let read = |bytes: &mut Vec<u8>| {
+        let read = read(bytes)?;
+        replayed += read as u64;
+        progress.at(replayed, size);
+        Ok(read)
+    };
     let totals = compare(reset, starting.as_ref(), &values, read)?.totals();
+    drop(progress);
     let trimmed = starting.map_or(0, |starting| starting.totals().records);
     let names: Vec<&str> = banks.iter().map(|bank| bank.name()).collect();
     println!(
@@ -149,7 +167,8 @@ mod tests {
     /// Records that differ in one byte.
     fn records() -> Vec<Vec<u8>> {
         let record = |byte: u8| {
-            let sized = |bytes: &[u8]| [(bytes.len() as u32).to_ne_bytes().as_slice(), bytes].concat();
+            let sized =
+                |bytes: &[u8]| [(bytes.len() as u32).to_ne_bytes().as_slice(), bytes].concat();
             let digest = sized(&[b"sha256:\0".as_slice(), &[byte; 32]].concat());
             let data = sized(&[digest, sized(b"/opt/file\0")].concat());
             let header = [PCR.to_ne_bytes().as_slice(), &[1; 20]].concat();
@@ -179,7 +198,7 @@ mod tests {
         let mut list = bytes.as_slice();
         let reset = points().swap_remove(0);
         compare(reset, starting, &values, |piece| {
-            let mut next = (&mut list).take(100);
+            let mut next = Read::take(&mut list, 100);
             Ok(next.read_to_end(piece).unwrap())
         })
     }

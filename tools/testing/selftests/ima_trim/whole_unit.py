@@ -3,10 +3,11 @@
 """The program ima-trim as its unit runs it: a daemon without root and with mounts of its own, beside steps that have both."""
 
 import os
+import signal
 import stat
-
 import subprocess
 import time
+
 import ima_trim_lib as lib
 import whole_lib as whole
 from ima_trim_lib import check, equal, test
@@ -70,7 +71,6 @@ def _():
     check(covered() > 0, "IMA's files are not covered again")
 
 
-@test("restarted before any trim, they stay covered, and readers go on")
 @test("status names who sees the kernel's own files in mounts of their own")
 def _():
     global service
@@ -107,6 +107,7 @@ def _():
     check(not any("unmounted" in problem for problem in found["problems"]), f"problems: {found['problems']}")
 
 
+@test("restarted before any trim, they stay covered, and readers go on")
 def _():
     global reader
     reader = os.open(lib.BINARY, os.O_RDONLY)
@@ -167,6 +168,28 @@ def _():
     trim("flush")
     model.compare(lib.IMA, "after a trim")
     check(b"verified: " in whole.run("verify"), "verify says something else")
+
+
+@test("who waits at a terminal is told how long, and nobody else")
+def _():
+    ours, terminal = os.openpty()
+    command = [whole.PROGRAM, "--config", whole.CONFIG, "trim", "--dry-run"]
+    lib.measure()
+    os.kill(service.pid, signal.SIGSTOP)
+    try:
+        seen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=terminal)
+        unseen = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        os.close(terminal)
+        time.sleep(3)
+    finally:
+        os.kill(service.pid, signal.SIGCONT)
+    output, error = unseen.communicate()
+    equal((unseen.returncode, error), (0, b""), "exit status and errors")
+    check(output.startswith(b"dry-run: "), output)
+    equal((seen.communicate()[0][:9], seen.returncode), (b"dry-run: ", 0), "output and exit status")
+    said = os.read(ours, 65536)
+    os.close(ours)
+    check(said.startswith(b"\rwaiting for the daemon: ") and said.endswith(b" s\x1b[K\r\x1b[K"), said)
 
 
 @test("stopped after a trim, they stay covered and reads fail, until it is started again")
