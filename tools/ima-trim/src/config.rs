@@ -152,7 +152,7 @@ pub struct Trim {
     /// How memory is given back.
     pub reclaim: Reclaim,
     /// With `auto`: how many records earlier trims may have left in the kernel, compact, before
-    /// they are flushed. Each has some 200 to 300 bytes.
+    /// they are flushed. Each has some 130 bytes.
     pub flush_records: u64,
     /// What violations do.
     pub violations: Violations,
