@@ -69,23 +69,29 @@ class Values:
 
     SIZE = 64
 
+    BEFORE = struct.pack("=I", len("sha256:") + 1 + 32) + b"sha256:\0"
+    BETWEEN = struct.pack("=I7sI", 7, b"record\0", SIZE)
+
     def __init__(self, value):
         self.value = value
         self.number = self.appended()
-        self.before = struct.pack("=I", len("sha256:") + 1 + 32) + b"sha256:\0"
-        self.between = struct.pack("=I7sI", 7, b"record\0", self.SIZE)
 
     @staticmethod
     def appended():
         """How many buffers were ever measured."""
         return int(parameter("append")[1])
 
+    @classmethod
+    def data(cls, number):
+        """The template data of the record of this buffer."""
+        buffer = str(number).encode().ljust(cls.SIZE, b"\0")
+        return cls.BEFORE + hashlib.sha256(buffer).digest() + cls.BETWEEN + buffer
+
     def last(self):
         """The value after the last record."""
         for number in range(self.number + 1, self.appended() + 1):
-            buffer = str(number).encode().ljust(self.SIZE, b"\0")
-            data = self.before + hashlib.sha256(buffer).digest() + self.between + buffer
-            self.value = hashlib.sha256(self.value + hashlib.sha256(data).digest()).digest()
+            digest = hashlib.sha256(self.data(number)).digest()
+            self.value = hashlib.sha256(self.value + digest).digest()
             self.number = number
         return self.value
 
@@ -147,20 +153,6 @@ def watched(name):
 def delete(records):
     """The kernel's own deletion."""
     lib.write(lib.ASCII, f"{records}\n")
-
-
-def slab():
-    """The bytes of all objects that kmalloc() has given out."""
-    for name in os.listdir("/sys/kernel/slab"):
-        if name.startswith("kmalloc-") or "-kmalloc" in name:
-            with contextlib.suppress(OSError):
-                lib.write(f"/sys/kernel/slab/{name}/shrink", "1")
-    total = 0
-    for line in lib.read("/proc/slabinfo").decode().splitlines()[2:]:
-        words = line.split()
-        if words[0].startswith("kmalloc-"):
-            total += int(words[1]) * int(words[3])
-    return total
 
 
 def trace(functions):
@@ -287,12 +279,12 @@ def trims(most, repeats):
 
     for mode in ("keep", "flush"):
         fill(0)
-        empty = slab()
+        empty = lib.slab()
         text = fill(most)
-        full = slab()
+        full = lib.slab()
         request(f"{text} {mode}")
         longest_hold()
-        result("memory", method=mode, records=most, took=full - empty, freed=full - slab())
+        result("memory", method=mode, records=most, took=full - empty, freed=full - lib.slab())
 
     for records in (FEW, most):
         text = fill(records)
@@ -304,11 +296,11 @@ def trims(most, repeats):
     fill(0)
     lib.unload()
     # First, as what it leaves in IMA's hash table makes each append slower than the one before.
-    empty = slab()
+    empty = lib.slab()
     append(most)
-    full = slab()
+    full = lib.slab()
     delete(most)
-    result("memory", method="delete", records=most, took=full - empty, freed=full - slab())
+    result("memory", method="delete", records=most, took=full - empty, freed=full - lib.slab())
     for records in sizes:
         for _ in range(often(records, repeats)):
             for watch in ("probe", "appender"):
@@ -369,19 +361,23 @@ def many(most, repeats):
            freed=int(lib.status()["bytes_freed"]) - before, **waited)
 
 
-def main():
-    part, most, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+def prepare():
+    """Has IMA measure what the module of the tests gives it."""
     os.makedirs(lib.STATE, exist_ok=True)
     os.makedirs(lib.FILES, exist_ok=True)
-    # IMA says of each record that the TPM did not take it.
-    lib.write("/sys/module/printk/parameters/ignore_loglevel", "N")
-    lib.write("/proc/sys/kernel/printk", "1")
+    lib.be_quiet()
     lib.POLICY += "measure func=CRITICAL_DATA label=ima_trim_test\n"
     lib.load_policy()
     lib.load(lib.TEST_MODULE)
     check(parameter("tpm") == ["Y"], "IMA has no TPM")
+
+
+def main():
+    part, most, repeats = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    prepare()
     {"trims": trims, "load": load, "many": many}[part](most, repeats)
     print("done", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

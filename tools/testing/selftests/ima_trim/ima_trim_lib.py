@@ -686,6 +686,26 @@ def reload(parameters=""):
         equal(restore(text)[0], None, "error of writing starting_pcrs back")
 
 
+def be_quiet():
+    """Keeps from the console that the TPM is suspended, which IMA says of each record."""
+    write("/sys/module/printk/parameters/ignore_loglevel", "N")
+    write("/proc/sys/kernel/printk", "1")
+
+
+def slab():
+    """The bytes of all objects that kmalloc() has given out, when all caches were shrunk."""
+    for name in os.listdir("/sys/kernel/slab"):
+        if name.startswith("kmalloc-") or "-kmalloc" in name:
+            with contextlib.suppress(OSError):
+                write(f"/sys/kernel/slab/{name}/shrink", "1")
+    total = 0
+    for line in read("/proc/slabinfo").decode().splitlines()[2:]:
+        words = line.split()
+        if words[0].startswith("kmalloc-"):
+            total += int(words[1]) * int(words[3])
+    return total
+
+
 class KernelLog:
     """What the kernel logs from now on."""
 
