@@ -95,7 +95,7 @@ lint:
 	@$(ENTER) $(VM)/lint
 
 update:
-	@IMA_TRIM_UPDATE=1 $(ENTER) $(VM)/vm.py --prepare
+	@IMA_TRIM_UPDATE=1 $(ENTER) $(VM)/update
 
 clean:
 	find . \( -name .git -o -path ./tools/target \) -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
@@ -118,7 +118,8 @@ help:
 	@echo
 	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
-	@echo '  make test          run all tests, or T=host, T=install, T=calls, T=compile, T=keylime or T=<scenario> alone'
+	@echo '  make test          run all tests, or T=host, T=install, T=protocols, T=calls, T=compile, T=keylime'
+	@echo '                     or T=<scenario> alone'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
 	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
@@ -126,7 +127,7 @@ help:
 	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look'
 	@echo '  make shell         an interactive guest with the module loaded'
 	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
-	@echo '  make update        look for a newer kernel now, not after a day'
+	@echo '  make update        look for a newer kernel now, not after a day, and compare it with those that were read'
 	@echo '  make distclean     clean, and remove the cache of the build root, kernels and guests'
 	@echo
 	@echo 'SUITE=<suite> names where the kernel comes from (trixie-backports).'
