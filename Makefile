@@ -17,6 +17,8 @@ space := $(subst ,, )
 CERTIFICATES = $(subst $(space),$(comma),$(abspath $(subst $(comma),$(space),$(CERT))))
 # What a build with certificates leaves here.
 BUILT_IN := rust/ima_trim_certificates.h
+# The version: cargo and Kbuild take it from there, too.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' tools/Cargo.toml)
 
 # Where cargo builds the program, and the program there.
 TARGET := $(or $(CARGO_TARGET_DIR),tools/target)
@@ -55,7 +57,8 @@ install-tools: tools
 	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)/usr/sbin/ima-trim'
 	install -D -m 644 $(FILES)/ima-trim.service '$(DESTDIR)/usr/lib/systemd/system/ima-trim.service'
 	install -D -m 644 $(FILES)/sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/ima-trim.conf'
-	install -D -m 644 tools/ima-trim/ima-trim.8 '$(SHARE)/man/man8/ima-trim.8'
+	mkdir -p '$(SHARE)/man/man8'
+	sed 's/^\.Os$$/.Os "ima-trim $(VERSION)"/' tools/ima-trim/ima-trim.8 >'$(SHARE)/man/man8/ima-trim.8'
 	[ -e '$(DESTDIR)/etc/ima-trim.toml' ] || install -D -m 644 $(FILES)/ima-trim.toml '$(DESTDIR)/etc/ima-trim.toml'
 	mkdir -p '$(SHARE)'/bash-completion/completions '$(SHARE)'/zsh/vendor-completions '$(SHARE)'/fish/vendor_completions.d
 	'$(PROGRAM)' completions bash >'$(SHARE)/bash-completion/completions/ima-trim'

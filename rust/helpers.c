@@ -40,6 +40,9 @@
 const bool ima_trim_newer =
 	LINUX_VERSION_CODE > KERNEL_VERSION(IMA_TRIM_TESTED_MAJOR, IMA_TRIM_TESTED_MINOR, 255);
 
+/* From tools/Cargo.toml, by way of Kbuild. Here because module! has no field for it. */
+MODULE_VERSION(IMA_TRIM_VERSION);
+
 const size_t ima_trim_symbol_len = KSYM_SYMBOL_LEN;
 
 const u32 ima_trim_measure_pcr = CONFIG_IMA_MEASURE_PCR_IDX;
