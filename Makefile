@@ -8,6 +8,9 @@ KDIR ?= /lib/modules/$(shell uname -r)/build
 # The kernel that 'make kdir' prepares a tree for.
 RELEASE ?= $(shell uname -r)
 
+comma := ,
+space := $(subst ,, )
+
 VM := tools/testing/vm
 ENTER := $(VM)/enter
 
@@ -26,7 +29,7 @@ PROGRAM := $(TARGET)/release/ima-trim
 # With DESTDIR everything goes below it, the module included, unless that has a directory of its own.
 INSTALL_MOD_PATH ?= $(DESTDIR)
 
-.PHONY: modules tools install install-module install-tools kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
+.PHONY: modules tools install install-module install-tools deb kdir demo test test-debug test-all storm fuzz bench shell lint update clean distclean help
 
 # A module that was built with certificates is not exchanged for one without by forgetting to name them again.
 modules:
@@ -64,6 +67,14 @@ install-tools: tools
 	'$(PROGRAM)' completions bash >'$(SHARE)/bash-completion/completions/ima-trim'
 	'$(PROGRAM)' completions zsh >'$(SHARE)/zsh/vendor-completions/_ima-trim'
 	'$(PROGRAM)' completions fish >'$(SHARE)/fish/vendor_completions.d/ima-trim.fish'
+
+# Files that are named are those of the machine that this runs on, and not of the build root.
+deb:
+	@IMA_TRIM_FILES='$(SIGN_KEY),$(SIGN_CERT),$(CERT)' IMA_TRIM_DEBEMAIL="$$DEBEMAIL" IMA_TRIM_DEBFULLNAME="$$DEBFULLNAME" \
+		IMA_TRIM_EPOCH="$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || stat -c %Y tools/Cargo.toml)}" \
+		$(ENTER) tools/packaging/deb --revision '$(or $(REVISION),1)' $(if $(filter command environment,$(firstword $(origin RELEASE))),$(RELEASE)) \
+		$(foreach name,CERT SIGN_KEY SIGN_CERT,$(if $($(name)), \
+			'$(name)=$(subst $(space),$(comma),$(realpath $(subst $(comma),$(space),$($(name)))))'))
 
 kdir:
 	@$(ENTER) $(VM)/kdir '$(RELEASE)'
@@ -104,7 +115,7 @@ clean:
 	find . \( -name .git -o -path ./tools/target \) -prune -o -type f \( -name '*.o' -o -name '*.ko' -o -name '*.mod' -o -name '*.mod.c' \
 		-o -name '*.rmeta' -o -name '.*.cmd' -o -name '.*.d' -o -name modules.order -o -name Module.symvers \) -exec rm -f {} +
 	rm -f $(BUILT_IN)
-	rm -rf tools/target
+	rm -rf tools/target deb
 
 distclean: clean
 	@$(ENTER) --remove
@@ -118,6 +129,10 @@ help:
 	@echo '                     with DESTDIR=<directory> below that'
 	@echo '  make kdir          prepare a tree for the running kernel, or for RELEASE=<release>'
 	@echo '  make clean         remove what the build left here'
+	@echo
+	@echo 'In the build root, for any machine that has the kernel:'
+	@echo '  make deb           Debian packages of the module and the program, in deb/, for the current kernel of the suite, for'
+	@echo '                     RELEASE=<release> or for RELEASE=all; SIGN_KEY=, SIGN_CERT= and CERT= as above, REVISION=<revision>'
 	@echo
 	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
