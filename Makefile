@@ -137,7 +137,7 @@ help:
 	@echo 'In guests on this machine; the first one sets everything up, see tools/testing/vm/enter:'
 	@echo '  make demo          show a trim on a stock kernel with a software TPM'
 	@echo '  make test          run all tests, or T=host, T=install, T=protocols, T=calls, T=compile, T=keylime'
-	@echo '                     or T=<scenario> alone'
+	@echo '                     or T=<scenario> alone; T=package, the packages on a machine of their own, only so'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
 	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'

@@ -5,11 +5,11 @@ guest for each scenario.
 
     test.py [--debug kernel]... [--seconds n] [--seed text] [name]
 
-All of them, or the scenario of that name, or "host", "install", "protocols", "calls", "compile" or "keylime". With --debug
-it is the scenarios and "calls", on each of the debug kernels named (see the directory debug) in place of the stock kernel. With
---seconds the tests that take a set time take this one, and what they counted is shown; with --seed random choices are
-those of another run that had it. Runs in the build root (see enter). The last line is "N passed, N failed", and the exit
-status says the same.
+All of them, or the scenario of that name, or "host", "install", "protocols", "calls", "compile" or "keylime"; "package" is
+run only if it is asked for. With --debug it is the scenarios and "calls", on each of the debug kernels named (see the
+directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one, and what they
+counted is shown; with --seed random choices are those of another run that had it. Runs in the build root (see enter). The
+last line is "N passed, N failed", and the exit status says the same.
 """
 
 import argparse
@@ -240,21 +240,23 @@ def main():
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
     parser.add_argument("--seed", help="what tests that make random choices make them from: they print it")
-    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, protocols, calls, compile or keylime")
+    parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, protocols, calls, compile, keylime or package")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
     host, install, protocols, keylime = (
         arguments.name in ("", name) and not arguments.debug for name in ("host", "install", "protocols", "keylime"))
     scenarios = {
         kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
+    # It takes long, and another machine.
+    package = arguments.name == "package" and not arguments.debug
     calls, wrong = (arguments.name in ("", name) for name in ("calls", "compile"))
     known = sorted({job.name for jobs in scenarios.values() for job in jobs})
     for kernel, jobs in scenarios.items():
         names = ("", arguments.name, f"{kernel}-{arguments.name}")
         scenarios[kernel] = [job for job in jobs if not arguments.name or job.name in names]
-    if not any((host, install, protocols, calls, wrong, keylime, *scenarios.values())):
+    if not any((host, install, protocols, calls, wrong, keylime, package, *scenarios.values())):
         raise vm.Failure(
-            f"no tests are called {arguments.name}; there are: host install protocols calls compile keylime {' '.join(known)}")
+            f"no tests are called {arguments.name}; there are: host install protocols calls compile keylime package {' '.join(known)}")
 
     tally = Tally(counts=bool(arguments.seconds))
 
@@ -281,6 +283,8 @@ def main():
                 running.append(pool.submit(run_program, tally, "install", "install", kernel))
             if protocols:
                 running.append(pool.submit(run_program, tally, "protocols", "protocols", "--tap", kernel))
+            if package:
+                running.append(pool.submit(run_program, tally, "package", "../package/run", kernel))
             if not any((jobs, calls, wrong, keylime)):
                 continue
             module = vm.build_module(kernel)

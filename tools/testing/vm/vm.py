@@ -74,7 +74,7 @@ class Job:
     """What one guest is to do, and on what machine."""
 
     name: str
-    # "tests", "script" or "shell"; see init.
+    # "tests", "script", "shell" or "root"; see init.
     action: str
     # Kernel command line beyond what every guest gets.
     append: str = ""
