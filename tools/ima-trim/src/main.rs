@@ -41,12 +41,13 @@ enum Command {
     Daemon(command::DaemonArguments),
     /// Show what is held, since when, what is wrong and what to do
     Status(command::status::Arguments),
-    /// Print the whole list since boot, as the kernel would print it untrimmed
+    /// Print the whole list since boot, as the kernel would print it untrimmed; or, with --boot,
+    /// what is archived of an earlier boot
     Log(command::log::Arguments),
     /// Archive, then trim the kernel's list
     Trim(command::trim::Arguments),
-    /// Replay archive and list against the starting values and the TPM; or, with --log, judge what
-    /// another machine has sent
+    /// Replay archive and list against the starting values and the TPM; with --boot, the archive of
+    /// an earlier boot; or, with --log, judge what another machine has sent
     Verify(Box<command::verifier::Arguments>),
     /// Print the request that a verifier would sign for what it has just accepted
     Request(command::request::Arguments),
@@ -77,7 +78,7 @@ fn main() -> ExitCode {
             Command::Verify(arguments) if arguments.log.is_some() => {
                 command::verifier::run(arguments, &mut io::stdout())
             }
-            Command::Verify(_) => command::verify::run(&config),
+            Command::Verify(arguments) => command::verify::run(&config, arguments.boot.as_ref()),
             Command::Request(arguments) => command::request::run(arguments, &mut io::stdout()),
             Command::Restore => command::restore(&config),
             Command::ReloadModule(arguments) => command::reload::run(&config, arguments),

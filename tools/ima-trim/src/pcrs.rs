@@ -121,6 +121,27 @@ impl Point {
         }
     }
 
+    /// A point without banks: what is known of a list of which nothing was read.
+    pub(crate) fn blank() -> Self {
+        let banks = sorted(|_| false);
+        Self {
+            banks,
+            listed: PcrSet::default(),
+            before: Totals::default(),
+            replay: Replay::new(reset_values(&banks)),
+        }
+    }
+
+    /// The values that the same PCRs have in the same banks after a reset, with nothing replayed.
+    pub(crate) fn after_reset(&self) -> Self {
+        Self {
+            banks: self.banks,
+            listed: self.pcrs(),
+            before: Totals::default(),
+            replay: Replay::new(reset_values(&self.banks)),
+        }
+    }
+
     /// The text of `starting_pcrs`, as it is read.
     ///
     /// The tokens may have any order, and `instance=` may be among them, which is not kept: what

@@ -22,6 +22,7 @@ use ima_trim::archive::NotRecords;
 use ima_trim::archive::Sha256;
 use ima_trim::archive::Writer;
 use ima_trim::record::Record;
+use ima_trim::render::SOURCE;
 use proptest::prelude::*;
 
 use self::list::boot;
@@ -242,6 +243,44 @@ fn what_is_not_whole_records_is_refused_and_nothing_changes() {
     ));
     writer.append(&records(3..5), 1).unwrap();
     assert_eq!(writer.archive().verify(|_| {}).unwrap().records, 5);
+}
+
+#[test]
+fn an_earlier_boot_tells_by_itself_what_its_list_began_with() {
+    let scratch = Scratch::new();
+    let root = scratch.root();
+    drop(fill(&root, 1, &[3, 4]));
+    drop(fill(&root, 2, &[]));
+    let earlier = |number| Archive::open_earlier(&root, &boot(number), &[SOURCE]);
+
+    let archive = earlier(1).unwrap();
+    assert_eq!(archive.verify(|_| {}).unwrap().records, 7);
+    assert!(archive.end().same_values(&point(7)));
+    assert_eq!(archive.read_segment(1).unwrap(), records(3..7));
+
+    // No segment, and none at the beginning.
+    for (number, first) in [(2, 0), (3, 0)] {
+        match earlier(number).unwrap_err() {
+            ArchiveError::Io { path, errno, .. } => {
+                let directory = root.join(boot(number).as_str());
+                assert!(path == file(&root, number, first) || path == directory);
+                assert_eq!(errno.raw_os_error(), 2);
+            }
+            error => panic!("{error}"),
+        }
+    }
+    let first = file(&root, 1, 0);
+    let bytes = fs::read(&first).unwrap();
+    fs::remove_file(&first).unwrap();
+    let missing = (first.clone(), Damage::Missing { next: 3 });
+    assert_eq!(damage(earlier(1)), missing);
+
+    // One that begins elsewhere, and says so.
+    overwrite(&first, &bytes);
+    let begin = start().text().lines().next().unwrap().to_owned();
+    let other = point(1).text().lines().next().unwrap().to_owned();
+    edit(&first, |json| json.replacen(&begin, &other, 1));
+    assert_eq!(damage(earlier(1)), (first, Damage::Beginning));
 }
 
 #[test]

@@ -152,6 +152,9 @@ pub enum Damage {
     /// Its PCR values or totals are not those at the end of the segment before it.
     #[error("it does not begin where the segment before it ends: PCR values or totals differ")]
     Points,
+    /// It is the first of its boot, and does not begin where a list does.
+    #[error("it does not begin with the values that PCRs have after a reset")]
+    Beginning,
     /// The header is not the one that was found when the archive was opened.
     #[error("its header has changed since the archive was opened")]
     Changed,

@@ -278,67 +278,115 @@ impl Archive {
         start: &Point,
         views: &[View],
     ) -> Result<Self, ArchiveError> {
+        let archive = Self::unread(root, boot, start, views)?;
+        archive.scan()?;
+        Ok(archive)
+    }
+
+    /// The same of an earlier boot: its first segment tells which PCRs and banks there were. What was
+    /// not archived when that boot ended is in no archive.
+    ///
+    /// # Errors
+    ///
+    /// As of [`Archive::open`]; and if there is no segment, or the first does not begin with the
+    /// values after a reset.
+    pub fn open_earlier(root: &Path, boot: &BootId, views: &[View]) -> Result<Self, ArchiveError> {
+        let archive = Self::unread(root, boot, &Point::blank(), views)?;
+        let Some(file) = archive.open_segment(0)? else {
+            // If there are others, this says so.
+            archive.scan()?;
+            return Err(archive.io(Step::Open, 0, Errno::NOENT));
+        };
+        let before = archive.header(&file, 0)?.header.before;
+        let start = before.after_reset();
+
+        if !before.same_values(&start) {
+            return Err(archive.damaged(0, Damage::Beginning));
+        }
+        archive.begin_at(start);
+        archive.scan()?;
+        Ok(archive)
+    }
+
+    /// An archive of which nothing was read yet.
+    fn unread(
+        root: &Path,
+        boot: &BootId,
+        start: &Point,
+        views: &[View],
+    ) -> Result<Self, ArchiveError> {
         let calls: Arc<dyn Calls> = Arc::new(Kernel);
         let root_dir = open_dir(&*calls, CWD, root, root)?;
         let path = root.join(boot.as_str());
         let dir = open_dir(&*calls, root_dir.as_fd(), &path, boot.as_str().as_ref())?;
 
-        Self::scan(calls, path, dir, boot, start, views)
+        Ok(Self::in_dir(calls, path, dir, boot, start, views))
     }
 
-    /// Reads the headers of all segments in a directory.
-    ///
-    /// It goes from one to the next by their names: a list of names is not made at one point of
-    /// time, and what a writer adds meanwhile may be in it without what it added before.
-    fn scan(
+    /// The same, of a directory that is open.
+    fn in_dir(
         calls: Arc<dyn Calls>,
         path: PathBuf,
         dir: OwnedFd,
         boot: &BootId,
         start: &Point,
         views: &[View],
-    ) -> Result<Self, ArchiveError> {
-        let names = calls
-            .names(dir.as_fd())
-            .map_err(|errno| io(Step::List, &path, errno))?;
-        let mut found = BTreeSet::new();
-        for name in names.iter().filter(|name| name.ends_with(segment::SUFFIX)) {
-            let number =
-                segment::number(name).ok_or_else(|| damaged(path.join(name), Damage::Name))?;
-            found.insert(number);
-        }
-
+    ) -> Self {
         let index = RwLock::new(Index {
             entries: Vec::new(),
             end: start.clone(),
         });
-        let archive = Self {
+        Self {
             calls,
             path,
             dir,
             boot: boot.clone(),
             views: views.to_vec(),
             index,
-        };
+        }
+    }
+
+    /// Says where the list begins. No segment was read yet.
+    fn begin_at(&self, start: Point) {
+        let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+        index.end = start;
+    }
+
+    /// Reads the headers of all segments in the directory.
+    ///
+    /// It goes from one to the next by their names: a list of names is not made at one point of
+    /// time, and what a writer adds meanwhile may be in it without what it added before.
+    fn scan(&self) -> Result<(), ArchiveError> {
+        let names = self
+            .calls
+            .names(self.dir.as_fd())
+            .map_err(|errno| io(Step::List, &self.path, errno))?;
+        let mut found = BTreeSet::new();
+        for name in names.iter().filter(|name| name.ends_with(segment::SUFFIX)) {
+            let number =
+                segment::number(name).ok_or_else(|| damaged(self.path.join(name), Damage::Name))?;
+            found.insert(number);
+        }
+
         let mut last = None;
         loop {
-            let next = archive.records();
+            let next = self.records();
             // Whatever comes before the next segment and is not the last one has no place.
             while found.first().is_some_and(|&number| number < next) {
                 let number = found.pop_first();
                 if let Some(number) = number.filter(|_| number != last) {
                     let last = next.saturating_sub(1);
-                    return Err(archive.damaged(number, Damage::Overlap { last }));
+                    return Err(self.damaged(number, Damage::Overlap { last }));
                 }
             }
-            if !archive.add(next)? {
+            if !self.add(next)? {
                 break;
             }
             last = Some(next);
         }
         match found.first() {
-            None => Ok(archive),
-            Some(&next) => Err(archive.damaged(archive.records(), Damage::Missing { next })),
+            None => Ok(()),
+            Some(&next) => Err(self.damaged(self.records(), Damage::Missing { next })),
         }
     }
 

@@ -118,7 +118,8 @@ impl Writer {
         // has left a segment that can be read, and that a loss of power would take away again.
         sync_dir(&*calls, dir.as_fd(), &path)?;
 
-        let archive = Archive::scan(calls, path, dir, boot, start, views)?;
+        let archive = Archive::in_dir(calls, path, dir, boot, start, views);
+        archive.scan()?;
         Ok(Self {
             archive: Arc::new(archive),
             root,

@@ -11,6 +11,8 @@ use std::io::Write;
 
 use clap::Args;
 
+use super::earlier;
+use super::earlier::Which;
 use super::failed;
 use super::Failure;
 use crate::algorithm::Algorithm;
@@ -31,6 +33,10 @@ pub struct Arguments {
     /// The bank whose digests are shown: sha1, sha256, sha384 or sha512
     #[arg(long, default_value = "sha1", value_parser = bank)]
     bank: Algorithm,
+    /// What is archived of an earlier boot: its id, or -1 for the boot before this one, -2 for that
+    /// before it
+    #[arg(long, value_name = "BOOT", value_parser = Which::parse, allow_hyphen_values = true)]
+    boot: Option<Which>,
 }
 
 fn bank(name: &str) -> Result<Algorithm, String> {
@@ -54,6 +60,9 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
         },
         algorithm: arguments.bank,
     };
+    if let Some(boot) = &arguments.boot {
+        return earlier::log(config, boot, view);
+    }
     let mut output = Output::new();
     // A daemon that runs has the archive, and gives all of it here.
     if super::is_served()? {

@@ -30,6 +30,7 @@ use crate::steps;
 use crate::steps::Step;
 use crate::steps::StepError;
 
+pub mod earlier;
 pub mod log;
 pub mod reload;
 pub mod request;

@@ -35,6 +35,7 @@ use crate::verifier::Outcome;
 use crate::verifier::Quoted;
 use crate::verifier::State;
 
+use super::earlier::Which;
 use super::Failure;
 
 /// Whatever is named there is accepted.
@@ -51,6 +52,16 @@ you to know.
 The exit status is 0 if the machine is accepted, 1 if it is refused, 2 if the command line makes \
 no sense, and 3 if something is missing or failed.")]
 pub struct Arguments {
+    /// Of this machine, what is archived of an earlier boot: its id, or -1 for the boot before this
+    /// one, -2 for that before it
+    #[arg(
+        long,
+        value_name = "BOOT",
+        value_parser = Which::parse,
+        allow_hyphen_values = true,
+        conflicts_with_all = ["log", "pcrs"]
+    )]
+    pub boot: Option<Which>,
     /// The measurement list, as binary_runtime_measurements gives it; - is standard input
     #[arg(long, value_name = "FILE", requires = "pcrs")]
     pub log: Option<PathBuf>,

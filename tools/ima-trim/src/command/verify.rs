@@ -8,6 +8,8 @@ use std::path::Path;
 
 use ima_trim_pure::bank::Pcr;
 
+use super::earlier;
+use super::earlier::Which;
 use super::failed;
 use super::Failure;
 use crate::algorithm::Algorithm;
@@ -28,12 +30,15 @@ use crate::steps;
 const PIECE: usize = 1 << 20;
 
 /// Replays every record since boot, compares with the starting values on the way, and with the TPM
-/// at the end, in every bank.
+/// at the end, in every bank; or what is archived of an earlier boot.
 ///
 /// # Errors
 ///
 /// [`Failure::Negative`] if something differs.
-pub fn run(config: &Config) -> Result<(), Failure> {
+pub fn run(config: &Config, boot: Option<&Which>) -> Result<(), Failure> {
+    if let Some(boot) = boot {
+        return earlier::verify(config, boot);
+    }
     if super::is_served()? {
         // By itself: a reader of the list is not told what is wrong with it.
         sound(&daemon::archive(config)?)?;
