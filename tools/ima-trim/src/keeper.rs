@@ -16,6 +16,9 @@ use std::time::Instant;
 
 use ima_trim_pure::bank::Pcr;
 use rustix::io::Errno;
+use rustix::time::clock_gettime;
+use rustix::time::ClockId;
+use rustix::time::Timespec;
 use tracing::warn;
 
 use crate::algorithm::Algorithm;
@@ -60,6 +63,9 @@ const BUSY_LIMIT: Duration = Duration::from_millis(500);
 /// How often the files of the archive are looked at, and a TPM that did not confirm the list is asked
 /// again.
 const LOOK: Duration = Duration::from_secs(60);
+
+/// When the machine is taken to have slept: by less the clocks may differ while it does not.
+const NAP: Duration = Duration::from_millis(500);
 
 /// Why nothing was archived, trimmed or restored.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +187,8 @@ pub struct Keeper {
     verified: Option<(Instant, Result<(), ArchiveError>)>,
     /// Why the TPM does not confirm the list, and when it was asked.
     unconfirmed: Option<(Instant, String)>,
+    /// For how long the machine had slept since boot when that was looked at last.
+    slept: Duration,
 }
 
 impl Keeper {
@@ -201,6 +209,7 @@ impl Keeper {
             flushed: steps::flushed(),
             verified: None,
             unconfirmed: None,
+            slept: slept(),
         }
     }
 
@@ -569,26 +578,29 @@ impl Keeper {
     }
 
     /// Makes sure that the TPM confirmed the list when it was asked last. If it did not, it is asked
-    /// again from time to time.
+    /// again from time to time; and it is asked when the machine has slept, for a hibernation resets
+    /// PCRs under a list that goes on.
     ///
     /// # Errors
     ///
     /// [`KeeperError::StillUnconfirmed`].
     pub fn confirmed(&mut self) -> Result<(), KeeperError> {
+        let slept = slept();
+        let woke = slept > self.slept.saturating_add(NAP);
         match &self.unconfirmed {
-            None => Ok(()),
-            Some((when, text)) if when.elapsed() < LOOK => {
-                Err(KeeperError::StillUnconfirmed(text.clone()))
+            None if !woke => return Ok(()),
+            Some((when, text)) if !woke && when.elapsed() < LOOK => {
+                return Err(KeeperError::StillUnconfirmed(text.clone()));
             }
-            Some(_) => {
-                let confirmed = self.confirm();
-                self.unconfirmed = confirmed
-                    .as_ref()
-                    .err()
-                    .map(|error| (Instant::now(), error.to_string()));
-                confirmed
-            }
+            _ => {}
         }
+        self.slept = slept;
+        let confirmed = self.confirm();
+        self.unconfirmed = confirmed
+            .as_ref()
+            .err()
+            .map(|error| (Instant::now(), error.to_string()));
+        confirmed
     }
 
     /// As [`Keeper::confirm`]; or, if the TPM has other values, makes sure that the module has
@@ -653,6 +665,20 @@ impl Keeper {
             thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// For how long the machine has slept since boot, in suspend or hibernation: one clock counts that,
+/// and the other does not.
+fn slept() -> Duration {
+    let awake = clock_gettime(ClockId::Monotonic);
+    let all = clock_gettime(ClockId::Boottime);
+    let since = |time: Timespec| {
+        Duration::new(
+            u64::try_from(time.tv_sec).unwrap_or_default(),
+            u32::try_from(time.tv_nsec).unwrap_or_default(),
+        )
+    };
+    since(all).saturating_sub(since(awake))
 }
 
 /// Leaves those values out that PCRs have at this point.
