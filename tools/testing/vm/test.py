@@ -16,13 +16,16 @@ import argparse
 import concurrent.futures
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from pathlib import Path
 
 import vm
+from disk import Disk
 
 TOOLS = vm.HERE.parents[1]
 SELFTESTS = TOOLS / "testing" / "selftests" / "ima_trim"
@@ -33,6 +36,15 @@ STOCK = "stock"
 # How much longer a debug kernel takes, and how much more memory.
 DEBUG_SLOWER = 4
 DEBUG_MEMORY = 2048
+# The tests that need a disk, with what it is like, and the modules of the distribution's kernel for it.
+DISKS = {
+    "whole_power.py": {"mebibytes": 64},
+    "whole_disk.py": {"mebibytes": 64},
+    # As slow as one with platters, so that a kill hits what waits for it.
+    "whole_kills.py": {"mebibytes": 256, "flush_seconds": 0.02},
+    "whole_hibernate.py": {"mebibytes": 1024, "cached": False},
+}
+DISK_MODULES = ("virtio_blk", "ext4")
 # How many lines of what a test that failed has said are shown with its name: the end of a traceback.
 REASON = 8
 
@@ -171,6 +183,25 @@ def build_signed(kernel):
     return vm.build_module(kernel, "CERT=" + ",".join(str(keys / f"{name}.pem") for name in names))
 
 
+def needs_disk(job):
+    """Whether a scenario needs a disk."""
+    return any(test in DISKS for test in job.tests)
+
+
+def disk_for(job):
+    """The disk that a scenario needs, empty, or None."""
+    return next((Disk(**DISKS[test]) for test in job.tests if test in DISKS), None)
+
+
+def disk_modules(kernel):
+    """The modules for a disk, in the order in which they are to be loaded."""
+    done = subprocess.run(
+        [vm.HERE / "modules", kernel, *DISK_MODULES], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise vm.Failure("the modules for a guest's disk cannot be had, see above")
+    return [Path(path) for path in done.stdout.split()]
+
+
 def run_host(tally, kernel):
     """The host tests, which need the kernel's type information beside the sources."""
     vm.step("host: cargo test")
@@ -203,36 +234,65 @@ def run_program(tally, name, *command):
 
 
 def run_guest(tally, job, kernel, image):
-    """One scenario."""
-    vm.step(f"{job.name}: booting a guest")
+    """One scenario: one guest, or as many as it asks for, one after the other with the same disk: see vm.ORDER."""
+    said = vm.WORK / "guests" / f"{job.name}.said"
+    left = set(job.tests + job.tests_after_kexec)
+    boots = 0
     pending = ""
+    resumes = False
 
     # Called with whole lines as they come, so that each program's result shows when it has ended.
     def on_output(text):
         nonlocal pending
-        pending += text
+        pending += re.sub(r"^# begin \S+\n", "", text, flags=re.M) if resumes else text
         while match := re.search(r"^# end (\S+) (\d+)\n", pending, re.M):
             section = pending[:match.start()]
             pending = pending[match.end():]
-            section = re.sub(r"\A.*^# begin \S+\n", "", section, flags=re.M | re.S)
-            passed, problems = judge_tap(section, int(match[2]))
-            left.discard(match[1])
-            tally.add(f"{job.name}: {match[1]}", passed, problems, section)
+            judge(match[1], section, int(match[2]))
 
-    left = set(job.tests + job.tests_after_kexec)
+    def judge(test, section, status):
+        section = re.sub(r"\A.*^# begin \S+\n", "", section, flags=re.M | re.S)
+        passed, problems = judge_tap(section, status)
+        left.discard(test)
+        boot = f", boot {boots + 1}" if job.disk and boots else ""
+        tally.add(f"{job.name}: {test}{boot}", passed, problems, section)
+
     job.on_output = on_output
-    try:
-        result = vm.boot(job, kernel, image)
-    except vm.Failure as failure:
-        tally.add(job.name, 0, [str(failure)])
-        return
-    problems = [f"the kernel's log has: {line}" for line in result.alarms]
-    if result.problem:
-        problems.append(result.problem)
-    problems += [f"no result from {test}" for test in sorted(left)]
-    if problems:
-        details = pending + f"... of its console, {vm.shown(result.directory)}/console.log:\n" + result.console_tail(40)
-        tally.add(job.name, 0, problems, details)
+    while True:
+        vm.step(f"{job.name}: booting a guest" + (" again" if boots else ""))
+        try:
+            result = vm.boot(job, kernel, image)
+        except vm.Failure as failure:
+            tally.add(job.name, 0, [str(failure)])
+            return
+        problems = [f"the kernel's log has: {line}" for line in result.alarms]
+        if result.problem:
+            problems.append(result.problem)
+        if not result.power:
+            problems += [f"no result from {test}" for test in sorted(left)]
+        if problems:
+            console = f"... of its console, {vm.shown(result.directory)}/console.log:\n"
+            details = pending + console + result.console_tail(40)
+            tally.add(job.name, 0, problems, details)
+        if not result.power or result.problem:
+            return
+        begun = re.findall(r"^# begin (\S+)\n", pending, re.M)
+        if result.power == "cut" and begun:
+            # Its last test was to be under way when the power was cut, and cannot say that it was.
+            judge(begun[-1], f"{pending}\nok the power was cut\n", 0)
+            pending = ""
+        else:
+            # The test that is under way goes on in the next boot, as if nothing had been.
+            resumes = True
+        with open(said, "a" if boots else "w", encoding="utf-8") as file:
+            # What it was just saying it has not said.
+            file.write(result.output[:result.output.rfind("\n") + 1])
+        boots += 1
+        job.environment["BOOT"] = str(boots)
+        job.files = [*(file for file in job.files if file[1] != "said"), (said, "said")]
+        kept = result.directory.with_name(f"{result.directory.name}.{boots}")
+        shutil.rmtree(kept, ignore_errors=True)
+        result.directory.rename(kept)
 
 
 def main():
@@ -310,6 +370,9 @@ def main():
             program = []
             if any(map(needs_program, jobs)):
                 program = [(vm.build_program(), "ima-trim")]
+            modules = []
+            if any(map(needs_disk, jobs)):
+                modules = disk_modules(kernel)
             # The probe, if one is needed, is not for two guests at once.
             vm.accelerator(kernel)
             # The longest first, so that it does not run alone at the end.
@@ -317,6 +380,10 @@ def main():
                 job.files = [
                     *files, *(untested if needs_untested(job) else []), *(keys if needs_keys(job) else []),
                     *(program if needs_program(job) else [])]
+                job.disk = disk_for(job)
+                if job.disk:
+                    job.files += [(module, module.name) for module in modules]
+                    job.environment["DISK_MODULES"] = " ".join(module.name for module in modules)
                 running.append(pool.submit(run_guest, tally, job, kernel, image))
         for job in concurrent.futures.as_completed(running):
             job.result()

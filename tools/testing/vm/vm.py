@@ -6,6 +6,7 @@ Runs in the build root (see enter). As a program it boots one guest; test.py boo
 """
 
 import argparse
+import contextlib
 import fcntl
 import os
 import re
@@ -20,6 +21,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from disk import Disk
 
 HERE = Path(__file__).resolve().parent
 CACHE = Path("/cache")
@@ -39,8 +42,13 @@ ALARM = re.compile(
     r"|refcount_t:|list_(add|del) corruption|slab-use-after-free|segfault at|traps: .* trap "
 )
 
-# A line by which a guest has its TPM stopped for some seconds, or ended.
-ORDER = re.compile(r"^# swtpm: (?:(end)|stop (\d+))\n", re.M)
+# A line by which a guest has something done to its machine:
+#   swtpm: end, swtpm: stop <seconds>                    its TPM is ended, or stopped for so long
+#   disk: work, disk: fail, disk: fail-writes            what its disk does from now on
+#   power: cut <milliseconds> <percent>, power: again    it loses its power after so long, and of what its disk has not
+#                                                        flushed so much stays; or it switches itself off. Either way it is
+#                                                        to be booted again, with its disk
+ORDER = re.compile(r"^# (swtpm|disk|power): ([a-z-]+)(?: (\d+))?(?: (\d+))?\n", re.M)
 
 
 def step(text):
@@ -98,6 +106,8 @@ class Job:
     devices: list = field(default_factory=list)
     # More arguments for swtpm_setup, which is only needed where the TPM is not one like any other.
     tpm_setup: list = field(default_factory=list)
+    # A disk, /dev/vda once its driver is loaded.
+    disk: Disk = None
     # Called with what the guest wrote to its output port, piece by piece.
     on_output: Callable = None
 
@@ -113,6 +123,8 @@ class Result:
     # Why the guest is not to be believed; None when it reached its verdict.
     problem: str
     seconds: float
+    # "cut" or "again", if that is what it asked for: see ORDER. It has no verdict then.
+    power: str = ""
 
     def console_tail(self, lines=25):
         """The last lines of the guest's console."""
@@ -201,16 +213,50 @@ def start_tpm(job, directory):
     ]
 
 
-def obey(tpm, text):
-    """Does to the software TPM what the guest asks for in this piece of its output."""
-    for end, seconds in ORDER.findall(text):
-        if end:
-            tpm.kill()
+class Orders:
+    """Does to a guest's machine what the guest asks for."""
+
+    def __init__(self, job, process, tpm):
+        self.job = job
+        self.process = process
+        self.tpm = tpm
+        self.power = ""
+        # How much stays of what the disk has not flushed, in hundredths.
+        self.percent = 100
+
+    def obey(self, text):
+        """Does what this piece of its output asks for."""
+        for device, what, first, second in ORDER.findall(text):
+            if device == "swtpm" and self.tpm:
+                if what == "end":
+                    self.tpm.kill()
+                else:
+                    self.tpm.send_signal(signal.SIGSTOP)
+                    later(int(first), self.tpm.send_signal, signal.SIGCONT)
+            elif device == "disk":
+                self.job.disk.set_state(what)
+            elif device == "power":
+                self.power = what
+                if what == "cut":
+                    self.percent = int(second)
+                    later(int(first) / 1000, self.process.kill)
+
+    def end(self):
+        """What the end of the machine does to its disk."""
+        if not self.job.disk:
+            return
+        self.job.disk.set_state("work")
+        if self.power == "cut":
+            self.job.disk.lose_power(self.percent)
         else:
-            tpm.send_signal(signal.SIGSTOP)
-            timer = threading.Timer(int(seconds), tpm.send_signal, (signal.SIGCONT,))
-            timer.daemon = True
-            timer.start()
+            self.job.disk.switch_off()
+
+
+def later(seconds, function, *arguments):
+    """Calls a function later, unless this process has ended by then."""
+    timer = threading.Timer(seconds, function, arguments)
+    timer.daemon = True
+    timer.start()
 
 
 def machine(accelerator, cpus, memory):
@@ -309,7 +355,9 @@ def boot_once(job, kernel, image):
         " sysctl.kernel.hung_task_timeout_secs=30 " + job.append
     )
     tpm, tpm_options = start_tpm(job, scratch)
-    command = machine(accelerator(kernel), 2, job.memory) + tpm_options + job.devices + [
+    attached = contextlib.ExitStack()
+    disk = attached.enter_context(job.disk.served(scratch / "disk.sock")) if job.disk else []
+    command = machine(accelerator(kernel), 2, job.memory) + tpm_options + disk + job.devices + [
         "-kernel", str(kernel / "vmlinuz"), "-initrd", str(initrd), "-append", append,
     ]
     if quiet:
@@ -323,6 +371,7 @@ def boot_once(job, kernel, image):
     started = False
     process = subprocess.Popen(
         command, stdin=None if quiet else subprocess.DEVNULL, stderr=open(directory / "qemu.log", "wb"))
+    orders = Orders(job, process, tpm)
     shown = 0
     try:
         while True:
@@ -334,8 +383,7 @@ def boot_once(job, kernel, image):
             # Whole lines only: the rest comes with the next look.
             end = text.rfind("\n") + 1
             if end > shown:
-                if tpm:
-                    obey(tpm, text[shown:end])
+                orders.obey(text[shown:end])
                 if job.on_output:
                     job.on_output(text[shown:end])
                 shown = end
@@ -357,14 +405,21 @@ def boot_once(job, kernel, image):
             if child and child.poll() is None:
                 child.kill()
                 child.wait()
+        attached.close()
+        orders.end()
         shutil.rmtree(scratch, ignore_errors=True)
 
     output = read(directory / "output")
-    if not problem and process.returncode:
+    complete = output.endswith("# verdict complete\n")
+    # A machine that was told to lose its power may have ended before, and not by that.
+    power = orders.power if process.returncode == {"cut": -signal.SIGKILL, "again": 0}.get(orders.power) else ""
+    if not problem and process.returncode and not power:
         problem = f"QEMU failed: {read(directory / 'qemu.log').strip()}"
-    if not problem and not output.endswith("# verdict complete\n"):
+    if not problem and not complete and not power:
         problem = "the guest ended before it gave its verdict"
-    return Result(job, directory, output, find_alarms(directory), problem, time.time() - began)
+    if problem or complete:
+        power = ""
+    return Result(job, directory, output, find_alarms(directory), problem, time.time() - began, power)
 
 
 def find_alarms(directory):
