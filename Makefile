@@ -83,8 +83,9 @@ demo:
 	@$(ENTER) $(VM)/vm.py --name demo --no-load tools/testing/demo/session
 	@$(ENTER) $(VM)/vm.py --name demo-whole --no-load --program tools/testing/demo/whole
 
+# Another kernel than the usual one: the rest was tested with that.
 test:
-	@$(ENTER) $(VM)/test.py $(if $(SEED),--seed $(SEED)) $(T)
+	@$(ENTER) $(VM)/test.py $(if $(SUITE)$(FLAVOUR),--kernel-only) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(T)
 
 test-debug:
 	@$(ENTER) $(VM)/test.py $(patsubst %,--debug %,$(if $(KERNEL),$(KERNEL),kasan variant)) $(if $(SEED),--seed $(SEED)) $(T)
@@ -148,4 +149,5 @@ help:
 	@echo '  make update        look for a newer kernel now, not after a day, and compare it with those that were read'
 	@echo '  make distclean     clean, and remove the cache of the build root, kernels and guests'
 	@echo
-	@echo 'SUITE=<suite> names where the kernel comes from (trixie-backports).'
+	@echo 'SUITE=<suite> names where the kernel comes from (trixie-backports), FLAVOUR=rt or cloud another one of that suite.'
+	@echo 'With either, make test leaves out what does not depend on the kernel.'

@@ -3,13 +3,14 @@
 """Runs the tests: the host's with cargo, building and installing, what the module calls, Keylime, and the selftests in one
 guest for each scenario.
 
-    test.py [--debug kernel]... [--seconds n] [--seed text] [name]
+    test.py [--debug kernel]... [--kernel-only] [--seconds n] [--seed text] [name]
 
 All of them, or the scenario of that name, or "host", "install", "protocols", "calls", "compile" or "keylime"; "package" is
 run only if it is asked for. With --debug it is the scenarios and "calls", on each of the debug kernels named (see the
-directory debug) in place of the stock kernel. With --seconds the tests that take a set time take this one, and what they
-counted is shown; with --seed random choices are those of another run that had it. Runs in the build root (see enter). The
-last line is "N passed, N failed", and the exit status says the same.
+directory debug) in place of the stock kernel. With --kernel-only it is these, too, on the stock kernel: what another suite
+or flavour makes different. With --seconds the tests that take a set time take this one, and what they counted is shown; with
+--seed random choices are those of another run that had it. Runs in the build root (see enter). The last line is "N passed, N
+failed", and the exit status says the same.
 """
 
 import argparse
@@ -298,13 +299,16 @@ def run_guest(tally, job, kernel, image):
 def main():
     parser = argparse.ArgumentParser(description="runs the tests")
     parser.add_argument("--debug", action="append", default=[], metavar="KERNEL", help="run on this debug kernel")
+    parser.add_argument("--kernel-only", action="store_true", help="leave out what does not depend on the kernel")
     parser.add_argument("--seconds", type=int, help="how long the tests take that take a set time")
     parser.add_argument("--seed", help="what tests that make random choices make them from: they print it")
     parser.add_argument("name", nargs="?", default="", help="a scenario, host, install, protocols, calls, compile, keylime or package")
     arguments = parser.parse_args()
     kernels = arguments.debug or [STOCK]
+    # Of what is not asked for by name.
+    left_out = arguments.debug or (arguments.kernel_only and not arguments.name)
     host, install, protocols, keylime = (
-        arguments.name in ("", name) and not arguments.debug for name in ("host", "install", "protocols", "keylime"))
+        arguments.name in ("", name) and not left_out for name in ("host", "install", "protocols", "keylime"))
     scenarios = {
         kernel: read_scenarios(kernel, arguments.name, arguments.seconds, arguments.seed) for kernel in kernels}
     # It takes long, and another machine.
@@ -353,7 +357,7 @@ def main():
                 running.append(pool.submit(run_program, tally, calls_name, "calls", module, kernel))
             if calls and name == STOCK:
                 running.append(pool.submit(run_program, tally, "calls-signed", "calls", build_signed(kernel), kernel))
-            if wrong and name == STOCK:
+            if wrong and name == STOCK and not left_out:
                 running.append(pool.submit(run_program, tally, "compile", "compile", module, kernel))
             if keylime:
                 # It is the longest of all.
