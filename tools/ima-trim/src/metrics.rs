@@ -4,7 +4,11 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::fs::OpenOptions;
+use std::fs::Permissions;
 use std::io;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::control::State;
@@ -17,7 +21,18 @@ use crate::control::State;
 pub(crate) fn write(path: &Path, state: &State) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
-    fs::write(&temporary, text(state))?;
+    // The directory may be somebody else's, who could have anything there.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&temporary)?;
+    file.write_all(text(state).as_bytes())?;
+    // The collector is another user.
+    file.set_permissions(Permissions::from_mode(0o644))?;
     fs::rename(&temporary, path)
 }
 
