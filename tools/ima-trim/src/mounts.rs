@@ -135,20 +135,24 @@ pub struct Mount {
 }
 
 impl Mount {
-    /// Makes it visible at a directory, over whatever is there.
+    /// Makes it visible at a directory, over whatever is there. The last part of the path is not
+    /// followed if it is a symbolic link: others than root may have made it.
     ///
     /// # Errors
     ///
     /// If the directory cannot be mounted on.
     pub fn attach(&self, at: &Path) -> Result<(), Error> {
+        let error = Error::path("mount on", at);
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = open(at, flags, Mode::empty()).map_err(&error)?;
         move_mount(
             &self.root,
             "",
-            CWD,
-            at,
-            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+            &directory,
+            "",
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH,
         )
-        .map_err(Error::path("mount on", at))
+        .map_err(error)
     }
 }
 
@@ -335,7 +339,8 @@ pub fn cover(log: BorrowedFd<'_>, ima: &Path) -> Result<(), Error> {
 
     for (index, (tree, path, replaces)) in binds.iter().enumerate() {
         if let Err(errno) = bind(tree, path, *replaces) {
-            for (_, path, _) in binds.iter().take(index) {
+            // What was covered before stays so: it may be the kernel's own file that is below.
+            for (_, path, _) in binds.iter().take(index).filter(|bind| !bind.2) {
                 // There is nothing better to do about an error here than to report the first one.
                 let _ = detach(path);
             }
@@ -386,14 +391,23 @@ pub fn uncover(ima: &Path) -> Result<usize, Error> {
 ///
 /// If something else is mounted over it, or it cannot be unmounted.
 pub fn unmount_all(at: &Path) -> Result<usize, Error> {
-    let error = Error::io("find", at);
-    let at = match (at.parent(), at.file_name()) {
-        // Not the directory itself: its server may be dead.
-        (Some(parent), Some(name)) => fs::canonicalize(parent).map_err(error)?.join(name),
-        _ => at.into(),
-    };
+    let at = resolved(at)?;
 
     remove(|path| path == at)
+}
+
+/// A path as the kernel tells it of a mount. The directory itself is not looked at: what is mounted
+/// there may have no server any more.
+fn resolved(at: &Path) -> Result<PathBuf, Error> {
+    match (at.parent(), at.file_name()) {
+        (Some(parent), Some(name)) => match fs::canonicalize(parent) {
+            Ok(parent) => Ok(parent.join(name)),
+            // Then nothing is mounted there.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(at.into()),
+            Err(error) => Err(Error::io("find", at)(error)),
+        },
+        _ => Ok(at.into()),
+    }
 }
 
 /// Whether this file system, of whatever connection, is what is seen at a directory.
@@ -402,7 +416,7 @@ pub fn unmount_all(at: &Path) -> Result<usize, Error> {
 ///
 /// If something else is mounted over it.
 pub fn is_mounted(at: &Path) -> Result<bool, Error> {
-    Ok(Mounts::read()?.ours_on_top(at)?.is_some())
+    Ok(Mounts::read()?.ours_on_top(&resolved(at)?)?.is_some())
 }
 
 fn remove(here: impl Fn(&Path) -> bool) -> Result<usize, Error> {

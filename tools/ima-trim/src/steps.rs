@@ -237,7 +237,7 @@ pub fn mount(config: &Config) -> Result<Session, StepError> {
 
 /// Has the next `mount` mount another file system, as the descriptor of this one is lost.
 pub(crate) fn lost(config: &Config) -> StepError {
-    match fs::write(LOST, "") {
+    match mark(LOST) {
         Ok(()) => StepError::Lost(config.list.mountpoint.clone()),
         Err(error) => system(LOST)(error),
     }
@@ -315,7 +315,7 @@ pub(crate) fn was_measured() -> bool {
 
 /// It was.
 pub(crate) fn note_measured() -> Result<(), StepError> {
-    fs::write(MEASURED, "").map_err(system(MEASURED))
+    mark(MEASURED).map_err(system(MEASURED))
 }
 
 /// Binds the files of the file system over IMA's own.
@@ -328,7 +328,7 @@ pub fn cover(config: &Config) -> Result<(), StepError> {
     let log = rustix::fs::open(mountpoint, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno| system(mountpoint.display().to_string())(errno.into()))?;
     mounts::cover(log.as_fd(), &usual())?;
-    fs::write(COVERED, "").map_err(system(COVERED))
+    mark(COVERED).map_err(system(COVERED))
 }
 
 /// Whether they are covered, as far as it was this program that did it.
@@ -365,7 +365,7 @@ pub(crate) fn usual() -> PathBuf {
 /// Says whether the kernel's own list is whole, for a step that comes when the daemon has ended.
 pub(crate) fn note_untrimmed(untrimmed: bool) -> Result<(), StepError> {
     if untrimmed {
-        fs::write(UNTRIMMED, "").map_err(system(UNTRIMMED))
+        mark(UNTRIMMED).map_err(system(UNTRIMMED))
     } else {
         remove(UNTRIMMED)
     }
@@ -413,6 +413,13 @@ fn directory(path: &Path, mode: u32) -> Result<(), StepError> {
         .mode(mode)
         .create(path)
         .map_err(system(path.display().to_string()))
+}
+
+/// Makes an empty file. The directory is not root's alone: it must lead nowhere else.
+fn mark(path: &str) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR;
+    Ok(rustix::fs::open(path, flags, mode).map(drop)?)
 }
 
 fn exists(path: &str) -> bool {
