@@ -544,6 +544,20 @@ fn a_file_that_an_earlier_program_did_not_know_is_measured_anew() {
 }
 
 #[test]
+fn what_is_left_of_an_earlier_boot_and_cannot_go_stops_nobody() {
+    let scratch = Scratch::new();
+    let root = scratch.root();
+    drop(fill(&root, 1, &[2]));
+    let left = root.join(format!("{}.removed", boot(1).as_str()));
+    fs::rename(root.join(boot(1).as_str()), &left).unwrap();
+    // Somebody has kept something there.
+    fs::create_dir(left.join("copies")).unwrap();
+    let writer = fill(&root, 2, &[3]);
+    assert_eq!(writer.archive().records(), 3);
+    assert!(left.join("copies").exists());
+}
+
+#[test]
 fn progress_ends_at_the_end() {
     let scratch = Scratch::new();
     let writer = fill(&scratch.root(), 1, &[2, 3, 1]);

@@ -10,6 +10,7 @@ use rustix::fs::Mode;
 use rustix::fs::OFlags;
 use rustix::fs::CWD;
 use rustix::io::Errno;
+use tracing::warn;
 
 use crate::archive::calls::Calls;
 use crate::archive::calls::Kernel;
@@ -186,7 +187,7 @@ pub(super) fn remove(
     remove_files(calls, root, root_path, &name)
 }
 
-/// Removes what is left of directories that somebody began to remove.
+/// Removes what is left of directories that somebody began to remove, as far as that can be removed.
 pub(super) fn remove_leftovers(
     calls: &dyn Calls,
     root: BorrowedFd<'_>,
@@ -198,8 +199,12 @@ pub(super) fn remove_leftovers(
 
     for name in &names {
         let id = name.strip_suffix(REMOVED).and_then(BootId::parse);
-        if id.is_some() {
-            remove_files(calls, root, root_path, name)?;
+        if id.is_none() {
+            continue;
+        }
+        // Nothing depends on it that it is gone.
+        if let Err(error) = remove_files(calls, root, root_path, name) {
+            warn!("what is left of the archive of an earlier boot: {error}");
         }
     }
     Ok(())

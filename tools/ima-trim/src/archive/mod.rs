@@ -64,13 +64,12 @@ pub use self::writer::Writer;
 /// Where the archive is unless something else is configured.
 pub const ROOT: &str = "/var/lib/ima-trim";
 
-/// A segment of more records than this should be two.
-pub const SEGMENT_RECORDS: usize = 4096;
-
 /// A segment of more bytes than this should be two, unless it is a single record.
 ///
 /// Whoever reads one record of a segment reads and hashes all of it, and what many readers of
-/// different places read at a time is to be in memory.
+/// different places read at a time is to be in memory. And what is less than a segment is read and
+/// replayed anew by a daemon that begins: one that is killed again and again must get to the end of a
+/// segment each time, or what it has to read grows without bound.
 pub const SEGMENT_BYTES: usize = 256 << 10;
 
 /// What names a boot: `/proc/sys/kernel/random/boot_id`.

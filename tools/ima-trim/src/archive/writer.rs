@@ -134,9 +134,8 @@ impl Writer {
     }
 
     /// Archives these records as one segment. They follow those that are archived, have the form
-    /// of `binary_runtime_measurements_sha1`, and begin and end where records do. How many they
-    /// should be at most is in [`crate::archive::SEGMENT_RECORDS`] and
-    /// [`crate::archive::SEGMENT_BYTES`].
+    /// of `binary_runtime_measurements_sha1`, and begin and end where records do. How many bytes
+    /// they should have at most is in [`crate::archive::SEGMENT_BYTES`].
     ///
     /// `trims` is the number that the module will give for trims once it has trimmed them. The
     /// archive keeps it for a restore and compares it with nothing.
