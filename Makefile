@@ -60,6 +60,7 @@ install-tools: tools
 	install -D -m 755 '$(PROGRAM)' '$(DESTDIR)/usr/sbin/ima-trim'
 	install -D -m 644 $(FILES)/ima-trim.service '$(DESTDIR)/usr/lib/systemd/system/ima-trim.service'
 	install -D -m 644 $(FILES)/sysusers.conf '$(DESTDIR)/usr/lib/sysusers.d/ima-trim.conf'
+	install -D -m 644 $(FILES)/tmpfiles.conf '$(DESTDIR)/usr/lib/tmpfiles.d/ima-trim.conf'
 	mkdir -p '$(SHARE)/man/man8'
 	sed 's/^\.Os$$/.Os "ima-trim $(VERSION)"/' tools/ima-trim/ima-trim.8 >'$(SHARE)/man/man8/ima-trim.8'
 	[ -e '$(DESTDIR)/etc/ima-trim.toml' ] || install -D -m 644 $(FILES)/ima-trim.toml '$(DESTDIR)/etc/ima-trim.toml'

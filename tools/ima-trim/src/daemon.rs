@@ -49,6 +49,7 @@ use crate::inherited;
 use crate::keeper::find_base;
 use crate::keeper::Keeper;
 use crate::keeper::KeeperError;
+use crate::keeper::Trimmed;
 use crate::keeper::Wanted;
 use crate::kernel;
 use crate::kernel::Kernel;
@@ -58,6 +59,7 @@ use crate::list::ListError;
 use crate::list::Source;
 use crate::list::Whole;
 use crate::pcrs::Point;
+use crate::record::Record;
 use crate::render::View;
 use crate::serve::Served;
 use crate::steps;
@@ -276,12 +278,13 @@ impl Shared {
 /// Where archive and list are not whole, it says so, gives whoever reads a file system that it was
 /// left an error in place of a list, and tries again.
 ///
-/// With `by_steps` somebody else makes and removes the mounts: see [`steps`].
+/// `path` is where the configuration is, for a successor. With `by_steps` somebody else makes and
+/// removes the mounts: see [`steps`].
 ///
 /// # Errors
 ///
 /// If it cannot begin, another one runs, or a file system that it served is gone.
-pub fn run(config: &Config, by_steps: bool) -> Result<(), DaemonError> {
+pub fn run(config: &Config, path: Option<&Path>, by_steps: bool) -> Result<(), DaemonError> {
     let kernel = prepared()?;
     let served =
         Served::new(&kernel, &config.list).map_err(system("the files that are to be served"))?;
@@ -303,7 +306,7 @@ pub fn run(config: &Config, by_steps: bool) -> Result<(), DaemonError> {
     };
     let Some(Opened {
         whole, mut keeper, ..
-    }) = open_at_last(config, &kernel, &mut shared)?
+    }) = open_at_last(config, &kernel, &mut shared, path, by_steps)?
     else {
         return Ok(());
     };
@@ -352,10 +355,12 @@ pub fn run(config: &Config, by_steps: bool) -> Result<(), DaemonError> {
     loop {
         match keep(&mut keeper, &shared.inbox, &shared.state, config) {
             Next::Stop => break,
-            Next::Reload => replace(shared.session.as_deref())?,
+            Next::Reload => replace(shared.session.as_deref(), path, &kernel)?,
         }
     }
-    let untrimmed = whole.base() == 0;
+    // Somebody else may have removed records.
+    let removed = matches!(kernel.removed(), Ok(Some(records)) if records > 0);
+    let untrimmed = whole.base() == 0 && !whole.is_lost() && !removed;
     steps::note_untrimmed(untrimmed)?;
     if !untrimmed {
         warn!("records were trimmed: IMA's files stay covered, and cannot be read until the daemon runs again");
@@ -386,6 +391,8 @@ fn open_at_last(
     config: &Config,
     kernel: &Kernel,
     shared: &mut Shared,
+    path: Option<&Path>,
+    by_steps: bool,
 ) -> Result<Option<Opened>, DaemonError> {
     let began = Instant::now();
     let mut said = None;
@@ -408,7 +415,7 @@ fn open_at_last(
             error!("the list is not served: {problem}");
         }
         if !shared.listens {
-            wait_in_the_open(kernel, shared)?;
+            wait_in_the_open(kernel, shared, by_steps)?;
         }
         note(&shared.state, |state| {
             state.problems = vec![format!("the list is not served: {problem}")];
@@ -427,13 +434,20 @@ fn open_at_last(
             }
             match shared.inbox.recv_timeout(left.min(TICK)) {
                 Ok(Event::Ask(Question::Overlay, reply)) => {
-                    let _ = reply.send(Answer::Unserved);
+                    // The kernel's own files have everything, and whoever asks can uncover them.
+                    let _ = reply.send(if is_untouched(kernel) {
+                        Answer::Overlay {
+                            refused: Some(status.clone()),
+                        }
+                    } else {
+                        Answer::Unserved
+                    });
                 }
                 Ok(Event::Ask(_, reply)) => {
                     let error = status.clone();
                     let _ = reply.send(Answer::Failed { error, negative });
                 }
-                Ok(Event::Reload) => replace(shared.session.as_deref())?,
+                Ok(Event::Reload) => replace(shared.session.as_deref(), path, kernel)?,
                 Ok(Event::Stop) | Err(mpsc::RecvTimeoutError::Disconnected) => {
                     steps::note_untrimmed(is_untouched(kernel))?;
                     return Ok(None);
@@ -445,11 +459,16 @@ fn open_at_last(
 }
 
 /// What is done before the first wait for a list that is whole.
-fn wait_in_the_open(kernel: &Kernel, shared: &mut Shared) -> Result<(), DaemonError> {
+fn wait_in_the_open(
+    kernel: &Kernel,
+    shared: &mut Shared,
+    by_steps: bool,
+) -> Result<(), DaemonError> {
     shared.listen()?;
     // Whoever reads the file system of a predecessor would wait for as long as nobody serves it.
     shared.take_over()?;
-    if is_untouched(kernel) {
+    // The mounts of this process may not be those that others see.
+    if !by_steps && is_untouched(kernel) {
         steps::uncover()?;
     }
     Ok(())
@@ -469,10 +488,18 @@ fn another_runs() -> bool {
 }
 
 /// Replaces this process. If that is not possible it goes on.
-fn replace(session: Option<&Session>) -> Result<(), DaemonError> {
-    let error = match session {
-        Some(session) => exec(session),
-        None => io::Error::other("there is no file system yet that could be handed on"),
+fn replace(
+    session: Option<&Session>,
+    path: Option<&Path>,
+    kernel: &Kernel,
+) -> Result<(), DaemonError> {
+    // What a successor would end with at once, when there is nobody any more who goes on.
+    let read = Config::read(path).map_err(io::Error::other);
+    let served = read.and_then(|config| Served::new(kernel, &config.list));
+    let error = match (served, session) {
+        (Err(error), _) => error,
+        (Ok(_), Some(session)) => exec(session),
+        (Ok(_), None) => io::Error::other("there is no file system yet that could be handed on"),
     };
     // Nothing has changed: the service manager is told so.
     error!("the daemon cannot be replaced, and goes on: {error}");
@@ -584,7 +611,11 @@ fn tick(keeper: &mut Keeper, state: &Mutex<State>, released: bool) -> Result<(),
     keeper.sound(|_| drop(sd_notify::notify(&[NotifyState::Watchdog])))?;
     keeper.confirmed()?;
     if keeper.is_due() {
-        match keeper.trim(&Wanted::default()) {
+        let due = Wanted {
+            archived: true,
+            ..Wanted::default()
+        };
+        match keeper.trim(&due) {
             Ok(trimmed) => {
                 note(state, |state| state.last_trim = Some(now()));
                 info!(
@@ -634,18 +665,14 @@ fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &
                 violations,
                 reclaim,
                 dry_run,
+                archived: false,
             };
             match keeper.trim(&wanted) {
                 Ok(trimmed) => {
                     if !dry_run {
                         note(state, |state| state.last_trim = Some(now()));
                     }
-                    Answer::Trimmed {
-                        result: trimmed.outcome.result,
-                        records: trimmed.outcome.records,
-                        violations: trimmed.outcome.violations,
-                        total: trimmed.records,
-                    }
+                    answer(trimmed)
                 }
                 Err(error) => failed(error),
             }
@@ -672,6 +699,16 @@ fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &
                 negative: false,
             },
         },
+    }
+}
+
+/// What came of a trim, for who asked for it.
+pub(crate) fn answer(trimmed: Trimmed) -> Answer {
+    Answer::Trimmed {
+        result: trimmed.outcome.result,
+        records: trimmed.outcome.records,
+        violations: trimmed.outcome.violations,
+        total: trimmed.records,
     }
 }
 
@@ -792,10 +829,15 @@ fn measured(config: &Config, whole: &Whole<Kernel>) -> Result<Option<String>, Da
     let mut found = steps::was_measured();
     if !found {
         whole.refresh()?;
-        whole.each_in_memory(|_, record| {
+        let mut look = |record: &Record<'_>| {
             found = record.data().windows(name.len()).any(|part| part == name);
             !found
-        })?;
+        };
+        // Its record may be archived by now. An archive that is damaged is not said here.
+        match whole.each(&mut look) {
+            Err(ListError::Archive(_)) => whole.each_in_memory(|_, record| look(record))?,
+            looked => looked?,
+        }
         if found {
             steps::note_measured()?;
         }
@@ -887,9 +929,15 @@ pub fn banks_of(
         Some(point) => point.banks().collect(),
         None => kernel.banks(),
     };
-    let pcr = known
-        .and_then(|point| point.pcrs().iter().next())
-        .or(Pcr::new(USUAL_PCR));
+    // A policy may have others extended, too: one that is listed and not IMA's.
+    let usual = Pcr::new(USUAL_PCR);
+    let listed = known.map(Point::pcrs);
+    let is_usual = listed.is_none_or(|listed| usual.is_some_and(|pcr| listed.contains(pcr)));
+    let pcr = if is_usual {
+        usual
+    } else {
+        listed.and_then(|listed| listed.iter().next())
+    };
     match pcr {
         Some(pcr) if !banks.is_empty() => Ok((banks, pcr)),
         _ => Err(DaemonError::Banks(TPM.into())),

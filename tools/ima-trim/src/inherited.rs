@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
@@ -20,26 +22,36 @@ const FIRST: RawFd = 3;
 /// its name, with colons between them.
 const BEQUEST: &str = "IMA_TRIM_DESCRIPTOR";
 
-/// The names of those that were not asked for yet. Taken from the environment once.
-static LEFT: Mutex<Option<Vec<(RawFd, String)>>> = Mutex::new(None);
+/// Those that were not asked for yet, by their names.
+static LEFT: Mutex<Vec<(String, OwnedFd)>> = Mutex::new(Vec::new());
+
+/// Takes what was passed to this process. To be called once, before anything is opened.
+pub fn take() {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    for (number, name) in passed() {
+        // SAFETY: `number` is not negative, and the call uses it for nothing but asking.
+        let open = rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) });
+        if open.is_err() {
+            continue;
+        }
+        // SAFETY: It is open, and main() calls this before it does anything else, when the standard
+        // library has opened nothing but what is missing of 0, 1 and 2: so it was open when this
+        // program was executed. The service manager has passed it for this use alone, as the
+        // environment says (sd_listen_fds(3)); or the program before this one in the same process
+        // has kept it open for it. Nothing else makes an `OwnedFd` of a number, and `passed` gives
+        // each number once, and nothing at a second call: so this is its only owner.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
+        if rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC).is_ok() {
+            left.push((name, descriptor));
+        }
+    }
+}
 
 /// The descriptor that was stored under a name, if there is one. It is given once.
 pub(crate) fn descriptor(name: &str) -> Option<OwnedFd> {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
-    let all = left.get_or_insert_with(passed);
-    let index = all.iter().position(|(_, given)| given == name)?;
-    let (number, _) = all.swap_remove(index);
-
-    // A number that is not open would be somebody else's as soon as one is opened.
-    // SAFETY: `number` is not negative, and the call uses it for nothing but asking.
-    rustix::io::fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).ok()?;
-    // SAFETY: The service manager has passed it to this process, as the environment says and as
-    // it is open, for this use alone (sd_listen_fds(3)); or the program before this one in the same
-    // process has kept it open for it. Nothing else in this program makes an `OwnedFd` of a number,
-    // and each number is in the list once, and taken out above: so this is its only owner.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(number) };
-    rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC).ok()?;
-    Some(descriptor)
+    let index = left.iter().position(|(given, _)| given == name)?;
+    Some(left.swap_remove(index).1)
 }
 
 /// What to have in the environment of a program that is executed in place of this one, so that it
@@ -50,8 +62,12 @@ pub(crate) fn bequest(descriptor: BorrowedFd<'_>, name: &str) -> (&'static str, 
 }
 
 /// What the environment says: what was bequeathed, or else `LISTEN_PID`, `LISTEN_FDS` and
-/// `LISTEN_FDNAMES`. A program that was replaced has taken over what these name.
+/// `LISTEN_FDNAMES`. A program that was replaced has taken over what these name. Each is given once.
 fn passed() -> Vec<(RawFd, String)> {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    if ASKED.swap(true, Ordering::SeqCst) {
+        return Vec::new();
+    }
     if let Some(bequeathed) = bequeathed() {
         return vec![bequeathed];
     }

@@ -43,6 +43,7 @@ use crate::list::Whole;
 use crate::pcrfile::hex;
 use crate::pcrs::Point;
 use crate::pcrs::PointError;
+use crate::record::Record;
 use crate::record::Records;
 use crate::render::SOURCE;
 use crate::steps;
@@ -53,12 +54,6 @@ const AT_ONCE: usize = 16 * SEGMENT_BYTES;
 /// How often the TPM is asked before it is said not to confirm the list: a record is in the list
 /// before it is in the TPM.
 const CONFIRMATIONS: u32 = 20;
-
-/// After how long a trim that was refused because somebody reads the list makes our own reads wait.
-const OPEN_LIMIT: Duration = Duration::from_millis(100);
-
-/// For how long a trim is tried anew while somebody reads the kernel's list.
-const BUSY_LIMIT: Duration = Duration::from_millis(500);
 
 /// How often the files of the archive are looked at, and a TPM that did not confirm the list is asked
 /// again.
@@ -156,6 +151,9 @@ pub struct Wanted {
     pub reclaim: Option<&'static str>,
     /// Change nothing.
     pub dry_run: bool,
+    /// If more is archived than is trimmed, that will do. So trims that are refused again and again
+    /// do not make a segment each.
+    pub archived: bool,
 }
 
 /// What came of a trim.
@@ -165,8 +163,8 @@ pub struct Trimmed {
     pub outcome: Outcome,
     /// How many records are trimmed since boot.
     pub records: u64,
-    /// How memory was given back: `keep`, `compact` or `flush`.
-    pub reclaim: &'static str,
+    /// How memory was given back: `keep`, `compact` or `flush`. A signed request says so itself.
+    pub reclaim: Option<&'static str>,
 }
 
 /// The one owner of archive and trims.
@@ -277,10 +275,38 @@ impl Keeper {
         // What is in memory may be in the kernel no more.
         self.archive_to(self.whole.known())?;
         let base = find_base(&self.kernel, self.whole.archive())?;
-        self.whole.set_base(base)?;
-        let end = self.whole.refresh()?;
-        self.confirm()?;
-        Ok(end)
+        match self.following(base) {
+            Ok(following) => self.whole.go_on(base, &following)?,
+            Err(error) => {
+                if matches!(error, KeeperError::Unconfirmed { .. }) {
+                    self.whole.lose();
+                }
+                return Err(error);
+            }
+        }
+        Ok(self.whole.known())
+    }
+
+    /// What follows the archive in the kernel's list, which begins with record `base`. It is given
+    /// only if the TPM confirms it.
+    fn following(&self, base: u64) -> Result<Vec<u8>, KeeperError> {
+        let archived = self.point().totals().records;
+        let mut following = Vec::new();
+        self.confirm_by(|step| {
+            let mut list = Vec::new();
+            let open = self.kernel.open(SOURCE)?;
+            while open.read_from(list.len() as u64, usize::MAX, &mut list)? {}
+            following.clear();
+            for (number, record) in (base..).zip(Records::new(&list)) {
+                let record = record.map_err(|error| ListError::Record { number, error })?;
+                if number >= archived {
+                    following.extend(record.raw());
+                    step(&record);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(following)
     }
 
     /// Archives what fills a segment.
@@ -289,8 +315,8 @@ impl Keeper {
     ///
     /// As [`Keeper::archive_to`].
     pub fn archive_full(&mut self) -> Result<(), KeeperError> {
-        let (records, bytes) = self.whole.in_memory();
-        if bytes >= SEGMENT_BYTES as u64 && records > 0 {
+        let (_, bytes) = self.whole.in_memory();
+        if bytes >= SEGMENT_BYTES as u64 {
             self.archive_to(self.whole.known())?;
         }
         Ok(())
@@ -314,6 +340,7 @@ impl Keeper {
         if self.requests.is_some() && starting.is_some() {
             return Ok(());
         }
+        let status = self.kernel.status()?;
         let base = self.whole.base();
         match starting {
             Some(starting) if starting.totals().records == base => self.compare(&starting)?,
@@ -323,7 +350,7 @@ impl Keeper {
         if self.requests.is_none() {
             self.requests = Some(self.take()?);
         }
-        if self.kernel.status()?.get("guard") == Some("on") {
+        if status.get("guard") == Some("on") {
             self.whole.set_guarded()?;
         }
         Ok(())
@@ -357,7 +384,13 @@ impl Keeper {
         if records > self.whole.archive().records() {
             self.archive_to(self.whole.known())?;
         }
-        self.kernel.restore(&self.point_at(records)?.text())?;
+        let mut point = self.point_at(records)?;
+        if records > 0 {
+            // A point within a segment has the number of the segment before.
+            point.set_trims(point.totals().trims.max(self.trims).max(1));
+        }
+        let text = point.text();
+        self.kernel.restore(text.as_bytes())?;
         if held {
             self.requests = Some(self.take()?);
         }
@@ -417,7 +450,9 @@ impl Keeper {
         let to = match &wanted.to {
             Some(values) => self.find(values)?,
             None => {
-                self.archive_to(end)?;
+                if !wanted.archived || self.whole.archive().records() <= self.whole.base() {
+                    self.archive_to(end)?;
+                }
                 self.point()
             }
         };
@@ -436,15 +471,7 @@ impl Keeper {
             }
             _ => {}
         }
-        let confirmed = self.confirm();
-        self.unconfirmed = match &confirmed {
-            Err(error @ KeeperError::Unconfirmed { .. }) => {
-                Some((Instant::now(), error.to_string()))
-            }
-            _ => None,
-        };
-        confirmed?;
-
+        self.confirm_now()?;
         let reclaim = wanted.reclaim.unwrap_or_else(|| self.reclaim());
         let mut request = to.request(wanted.violations.unwrap_or(violations));
         if let Some(instance) = self.kernel.status()?.get("instance") {
@@ -454,10 +481,12 @@ impl Keeper {
         if wanted.dry_run {
             request.push_str(" dry-run");
         }
-        let (outcome, reclaim) = match self.request(&format!("{request} {reclaim}"), records) {
+        let asked = self.request(format!("{request} {reclaim}").as_bytes(), records);
+        let (outcome, reclaim) = match asked {
             // A kernel that is newer than those that were tested.
             Err(KeeperError::Refused { error, .. }) if error.is(Errno::OPNOTSUPP) => {
-                (self.request(&format!("{request} keep"), records)?, "keep")
+                let kept = self.request(format!("{request} keep").as_bytes(), records)?;
+                (kept, "keep")
             }
             other => (other?, reclaim),
         };
@@ -476,7 +505,7 @@ impl Keeper {
         Ok(Trimmed {
             outcome,
             records: self.whole.base(),
-            reclaim,
+            reclaim: Some(reclaim),
         })
     }
 
@@ -514,22 +543,20 @@ impl Keeper {
     }
 
     /// Makes a request, and learns where the list begins afterwards.
-    fn request(&mut self, request: &str, to: u64) -> Result<Outcome, KeeperError> {
+    fn request(&mut self, request: &[u8], to: u64) -> Result<Outcome, KeeperError> {
         let Some(requests) = self.requests.as_mut() else {
             return Err(KernelError::NotLoaded(self.kernel.module("trim")).into());
         };
-        let began = Instant::now();
-        loop {
-            // Our own reads have the kernel's list open for some milliseconds each, but with many
-            // readers and much that is new, one or another has most of the time.
-            let alone = began.elapsed() > OPEN_LIMIT;
-            match self.whole.removing(alone, || requests.trim(request))? {
-                Err(error) if error.is(Errno::BUSY) && began.elapsed() < BUSY_LIMIT => {
-                    thread::sleep(Duration::from_millis(1));
-                }
-                made => return made.map_err(|error| KeeperError::Refused { to, error }),
-            }
+        let reads = self.whole.reads();
+        let mut made = self.whole.removing(false, || requests.trim(request))?;
+        // Our own reads have the kernel's list open for some milliseconds each, but with many readers
+        // and much that is new, one or another has most of the time. Then they wait once: for as long
+        // as the module waits for who reads the list (reader_wait_ms), and replays.
+        let busy = made.as_ref().is_err_and(|error| error.is(Errno::BUSY));
+        if busy && self.whole.reads() != reads {
+            made = self.whole.removing(true, || requests.trim(request))?;
         }
+        made.map_err(|error| KeeperError::Refused { to, error })
     }
 
     /// How many records trims have left something of in the kernel.
@@ -575,6 +602,18 @@ impl Keeper {
         let result = self.whole.archive().check();
         self.verified = Some((Instant::now(), result.clone()));
         Ok(result?)
+    }
+
+    /// As [`Keeper::confirm`], and remembers what came of it.
+    fn confirm_now(&mut self) -> Result<(), KeeperError> {
+        let confirmed = self.confirm();
+        self.unconfirmed = match &confirmed {
+            Err(error @ KeeperError::Unconfirmed { .. }) => {
+                Some((Instant::now(), error.to_string()))
+            }
+            _ => None,
+        };
+        confirmed
     }
 
     /// Makes sure that the TPM confirmed the list when it was asked last. If it did not, it is asked
@@ -635,17 +674,28 @@ impl Keeper {
     ///
     /// [`KeeperError::Unconfirmed`].
     pub fn confirm(&self) -> Result<(), KeeperError> {
+        self.confirm_by(|step| {
+            self.whole.refresh()?;
+            Ok(self.whole.each_in_memory(|_, record| step(record))?)
+        })
+    }
+
+    /// As [`Keeper::confirm`], of what `walk` goes through: it gives each record to what it is given,
+    /// which says whether it wants more.
+    fn confirm_by(
+        &self,
+        mut walk: impl FnMut(&mut dyn FnMut(&Record<'_>) -> bool) -> Result<(), KeeperError>,
+    ) -> Result<(), KeeperError> {
         let archived = self.point();
         let mut tries = 0;
         loop {
             // The TPM first: every record that it has is in the list by the time that is read.
             let values = self.kernel.pcrs_of(&archived)?;
-            self.whole.refresh()?;
             // Each value for itself, as records come between the readings of two.
             let mut left: Vec<_> = values.iter().collect();
             let mut point = archived.clone();
             drop_reached(&mut left, &point);
-            self.whole.each_in_memory(|_, record| {
+            walk(&mut |record| {
                 point.extend(record);
                 drop_reached(&mut left, &point);
                 !left.is_empty()

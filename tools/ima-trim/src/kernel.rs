@@ -230,18 +230,18 @@ impl Kernel {
         }
     }
 
-    /// Gives the module its starting values, by one write to `starting_pcrs`. Nobody may hold
-    /// `trim` exclusively meanwhile, this process included.
+    /// Gives the module its starting values, as their text or as a signed request, by one write to
+    /// `starting_pcrs`. Nobody may hold `trim` exclusively meanwhile, this process included.
     ///
     /// # Errors
     ///
     /// As the ABI says of `starting_pcrs`.
-    pub fn restore(&self, text: &str) -> Result<(), KernelError> {
+    pub fn restore(&self, request: &[u8]) -> Result<(), KernelError> {
         let path = self.module("starting_pcrs");
         let written = OpenOptions::new()
             .write(true)
             .open(&path)
-            .and_then(|mut file| whole(&mut file, text.as_bytes()));
+            .and_then(|mut file| whole(&mut file, request));
         match written {
             Ok(()) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -364,18 +364,18 @@ pub struct Outcome {
 }
 
 impl Requests {
-    /// Makes a request, one line of tokens.
+    /// Makes a request: one line of tokens, or a signed request.
     ///
     /// # Errors
     ///
     /// As the ABI says of `trim`; nothing was trimmed then.
-    pub fn trim(&mut self, request: &str) -> Result<Outcome, KernelError> {
+    pub fn trim(&mut self, request: &[u8]) -> Result<Outcome, KernelError> {
         let failed = |error| KernelError::File {
             path: self.path.clone(),
             error,
         };
         // Each request is at offset 0, and so is what is read of its outcome.
-        match self.file.write_at(request.as_bytes(), 0) {
+        match self.file.write_at(request, 0) {
             Ok(written) if written == request.len() => {}
             Ok(_) => return Err(failed(io::ErrorKind::WriteZero.into())),
             Err(error) => return Err(failed(error)),

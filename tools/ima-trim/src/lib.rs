@@ -35,7 +35,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod fuse;
-mod inherited;
+pub mod inherited;
 pub mod keeper;
 pub mod kernel;
 pub mod list;

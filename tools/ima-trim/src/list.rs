@@ -14,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -231,9 +232,11 @@ struct Base {
     records: u64,
     /// How many bytes these have in [`SOURCE`].
     bytes: u64,
-    /// How many were found to be gone, where that is more than are known: what is missing does not
-    /// come back, also if nobody says so any more.
-    lost: Option<u64>,
+    /// Whether records are gone that were never read: what is missing does not come back, also if
+    /// nobody says so any more.
+    lost: Option<Lost>,
+    /// Whether the list was read from here before.
+    begun: bool,
 }
 
 impl Base {
@@ -242,8 +245,18 @@ impl Base {
             records,
             bytes,
             lost: None,
+            begun: false,
         }
     }
+}
+
+/// Records that are gone and were never read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lost {
+    /// So many are gone since boot, which is more than are known.
+    Of(u64),
+    /// Nobody knows how many.
+    Some,
 }
 
 /// Bytes of one segment in one view.
@@ -277,6 +290,8 @@ pub struct Whole<S> {
     rendered: Mutex<VecDeque<Rendered>>,
     /// The segment that could not be read when somebody wanted to last.
     broken: Mutex<Option<usize>>,
+    /// How often the kernel's list was opened.
+    reads: AtomicU64,
 }
 
 /// A lock's guard, whatever became of the thread that had it before: nothing is left half-changed
@@ -313,6 +328,7 @@ impl<S: Source> Whole<S> {
             uncertain: AtomicBool::new(false),
             others: AtomicBool::new(true),
             broken: Mutex::new(None),
+            reads: AtomicU64::new(0),
             rendered: Mutex::new(VecDeque::new()),
         };
         let offset = whole.offset(SOURCE, base)?;
@@ -375,15 +391,32 @@ impl<S: Source> Whole<S> {
         self.others.store(true, Ordering::SeqCst);
     }
 
-    /// Says where the kernel's list begins now, after a search for it. See [`Whole::new`].
+    /// Says where the kernel's list begins now, after a search for it, and what follows in it those
+    /// records that are known. See [`Whole::new`].
     ///
     /// # Errors
     ///
-    /// As for [`Whole::new`].
-    pub fn set_base(&self, records: u64) -> Result<(), ListError> {
+    /// As for [`Whole::new`], and if what follows are no records.
+    pub fn go_on(&self, records: u64, following: &[u8]) -> Result<(), ListError> {
         let mut base = lock(&self.base);
-        *base = Base::new(records, self.offset(SOURCE, records)?);
+        let bytes = self.offset(SOURCE, records)?;
+        self.append(following)?;
+        *base = Base {
+            begun: true,
+            ..Base::new(records, bytes)
+        };
         Ok(())
+    }
+
+    /// Says that records are gone that were never read: what follows them is given to nobody, unless
+    /// [`Whole::go_on`] says otherwise.
+    pub fn lose(&self) {
+        lock(&self.base).lost.get_or_insert(Lost::Some);
+    }
+
+    /// Whether records are gone that were never read.
+    pub fn is_lost(&self) -> bool {
+        lock(&self.base).lost.is_some()
     }
 
     /// Whether nobody else can remove records.
@@ -426,12 +459,19 @@ impl<S: Source> Whole<S> {
     /// Takes note of how many records are gone from the kernel's list.
     fn follow(&self, base: &mut Base, removed: Option<u64>) -> Result<(), ListError> {
         let known = self.known();
-        if let Some(to) = base.lost.or(removed.filter(|&records| records > known)) {
-            base.lost = Some(to);
-            return Err(ListError::Hole { from: known, to });
+        if let Some(records) = removed.filter(|&records| records > known) {
+            base.lost.get_or_insert(Lost::Of(records));
+        }
+        match base.lost {
+            Some(Lost::Of(to)) => return Err(ListError::Hole { from: known, to }),
+            Some(Lost::Some) => return Err(ListError::Parted { number: known }),
+            None => {}
         }
         if let Some(records) = removed.filter(|&records| records != base.records) {
-            *base = Base::new(records, self.offset(SOURCE, records)?);
+            *base = Base {
+                begun: base.begun,
+                ..Base::new(records, self.offset(SOURCE, records)?)
+            };
         }
         Ok(())
     }
@@ -486,6 +526,8 @@ impl<S: Source> Whole<S> {
                 Vec::new()
             }
         };
+        // Whether neither a record that is known nor the module says that what is new follows.
+        let unsaid = base.begun && removed.is_none() && last.is_empty();
         let mut bytes = Vec::new();
         let mut read: usize = 0;
         loop {
@@ -502,22 +544,33 @@ impl<S: Source> Whole<S> {
                 .ok_or(ListError::Parted {
                     number: before.saturating_sub(1),
                 })?;
+            if unsaid && !new.is_empty() {
+                return Err(ListError::Parted { number: before });
+            }
             read = read.saturating_add(new.len());
             let end = self.append(new)?;
             let none = end == before && last.is_empty();
             last.clear();
             if none || !more {
+                base.begun = true;
                 return Ok((end, false));
             }
             if read >= limit {
+                base.begun = true;
                 return Ok((end, true));
             }
         }
     }
 
+    /// How often the kernel's list was opened so far.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::SeqCst)
+    }
+
     /// Opens the list, and waits for a writer to close it, or for a removal to end.
     fn wait_for_list(&self) -> Result<S::List, ListError> {
         let began = Instant::now();
+        self.reads.fetch_add(1, Ordering::SeqCst);
         loop {
             let limit = if self.uncertain.load(Ordering::SeqCst) {
                 REMOVAL_LIMIT
@@ -709,6 +762,47 @@ impl<S: Source> Whole<S> {
             }
         }
         Ok(bytes)
+    }
+
+    /// Goes through all records since boot; `step` says whether to go on.
+    ///
+    /// # Errors
+    ///
+    /// If the archive is damaged.
+    pub fn each(&self, mut step: impl FnMut(&Record<'_>) -> bool) -> Result<(), ListError> {
+        let mut next = 0;
+        loop {
+            // What is archived meanwhile is read from there.
+            while let Some(segment) = self.archive.segment_of_record(next) {
+                let first = self
+                    .archive
+                    .segment(segment)
+                    .map_or(next, |found| found.first);
+                let raw = self.archive.read_segment(segment)?;
+                for (number, record) in (first..).zip(Records::new(&raw)) {
+                    let record = record.map_err(|error| ListError::Record { number, error })?;
+                    if number < next {
+                        continue;
+                    }
+                    if !step(&record) {
+                        return Ok(());
+                    }
+                    next = number + 1;
+                }
+            }
+            let mut parted = false;
+            self.each_in_memory(|number, record| {
+                parted = number > next;
+                if parted || number < next {
+                    return !parted;
+                }
+                next = number + 1;
+                step(record)
+            })?;
+            if !parted {
+                return Ok(());
+            }
+        }
     }
 
     /// Goes through the records in memory; `step` says whether to go on.

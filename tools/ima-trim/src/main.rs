@@ -15,6 +15,7 @@ use clap_complete::Shell;
 use ima_trim::command;
 use ima_trim::command::Failure;
 use ima_trim::config::Config;
+use ima_trim::inherited;
 use ima_trim::steps::Step;
 
 /// Keeps the IMA measurement list short in the kernel and whole for everybody who reads it.
@@ -67,11 +68,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Before anything is opened.
+    inherited::take();
     let arguments = Arguments::parse();
-    let done = Config::read(arguments.config.as_deref())
+    let config = match (
+        Config::read(arguments.config.as_deref()),
+        &arguments.command,
+    ) {
+        // Whoever reads what a daemon has left waits for the end of this.
+        (Err(_), Command::Step(Step::Uncover)) => Ok(Config::default()),
+        (config, _) => config,
+    };
+    let done = config
         .map_err(Failure::from)
         .and_then(|config| match &arguments.command {
-            Command::Daemon(arguments) => command::daemon(&config, arguments),
+            Command::Daemon(daemon) => {
+                command::daemon(&config, arguments.config.as_deref(), daemon)
+            }
             Command::Status(arguments) => command::status::run(arguments),
             Command::Log(arguments) => command::log::run(&config, arguments),
             Command::Trim(arguments) => command::trim::run(&config, arguments),

@@ -6,6 +6,9 @@ use std::fs;
 use std::io;
 use std::sync::Arc;
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use rustix::io::Errno;
 use tracing::error;
@@ -33,6 +36,9 @@ const COUNT: &str = "runtime_measurements_count";
 
 /// How many violations IMA has counted.
 const VIOLATIONS: &str = "violations";
+
+/// For how long a reader waits while it is found out where a list goes on.
+const SEARCH_LIMIT: Duration = Duration::from_secs(5);
 
 /// The numbers of the nodes. Another version of the program that takes a file system over must have
 /// the same: the kernel knows files by nothing else.
@@ -127,6 +133,27 @@ impl Served {
         self.whole.get().map(|whole| &**whole).ok_or(Errno::IO)
     }
 
+    /// Asks the list. If records were removed by others, the owner of the archive may still be finding
+    /// out where the list goes on.
+    fn patiently<T>(
+        &self,
+        node: &Node,
+        mut ask: impl FnMut(&Whole<Kernel>) -> Result<T, ListError>,
+    ) -> Result<T, Errno> {
+        let whole = self.whole()?;
+        let began = Instant::now();
+        loop {
+            match ask(whole) {
+                Err(ListError::Parted { .. })
+                    if began.elapsed() < SEARCH_LIMIT && !whole.is_lost() =>
+                {
+                    thread::sleep(Duration::from_millis(20));
+                }
+                answer => return answer.map_err(|error| failed(node, &error)),
+            }
+        }
+    }
+
     /// The view that a node shows.
     fn view(&self, node: &Node) -> Option<View> {
         self.views
@@ -138,10 +165,9 @@ impl Served {
     /// The text of a file that is not a list.
     fn text(&self, node: &Node) -> Result<Vec<u8>, Errno> {
         match node.number {
-            number::COUNT => match self.whole()?.refresh() {
-                Ok(count) => Ok(format!("{count}\n").into_bytes()),
-                Err(error) => Err(failed(node, &error)),
-            },
+            number::COUNT => self
+                .patiently(node, Whole::refresh)
+                .map(|count| format!("{count}\n").into_bytes()),
             number::VIOLATIONS => self
                 .kernel
                 .violations()
@@ -158,20 +184,14 @@ impl Files for Served {
 
     fn size(&self, node: &Node) -> Result<u64, Errno> {
         match self.view(node) {
-            Some(view) => self
-                .whole()?
-                .size(view)
-                .map_err(|error| failed(node, &error)),
+            Some(view) => self.patiently(node, |whole| whole.size(view)),
             None => self.text(node).map(|text| text.len() as u64),
         }
     }
 
     fn read(&self, node: &Node, offset: u64, size: usize, to: &mut Vec<u8>) -> Result<(), Errno> {
         if let Some(view) = self.view(node) {
-            return self
-                .whole()?
-                .read(view, offset, size, to)
-                .map_err(|error| failed(node, &error));
+            return self.patiently(node, |whole| whole.read(view, offset, size, to));
         }
         let skip = usize::try_from(offset).unwrap_or(usize::MAX);
         to.extend(self.text(node)?.iter().skip(skip).take(size));

@@ -378,6 +378,18 @@ impl Machine {
     }
 
     fn refused(&self, error: &ListError) {
+        let (known, base) = (self.whole.known(), self.whole.base());
+        let module = self.model.with(|state| state.module);
+        if !self.unsaid && !self.hole && !module && known == base {
+            // Nothing says that what is new follows what is known: the keeper has it confirmed.
+            assert!(matches!(error, ListError::Parted { .. }), "{error}");
+            let following = self.model.with(|state| {
+                let (bytes, ends) = &state.files[0];
+                bytes[ends[usize::try_from(known).unwrap()]..].to_vec()
+            });
+            self.whole.go_on(base, &following).unwrap();
+            return;
+        }
         assert!(self.unsaid || self.hole, "{error}");
         assert!(
             matches!(
@@ -810,6 +822,44 @@ fn others_are_reckoned_with_until_there_is_a_guard() {
     ));
     assert!(whole.set_guarded().is_err());
     assert!(matches!(whole.refresh(), Err(ListError::Hole { .. })));
+}
+
+/// Neither a module nor a record that is known tells that what is new follows what is known.
+#[test]
+fn what_follows_nothing_is_not_taken_for_what_follows() {
+    let machine = Machine::new();
+    (0..3).for_each(|_| machine.model.append(3, false));
+    machine.refresh();
+    machine.archive()(3, 1 << 20);
+    let trimmed = machine.whole().removing(false, || machine.model.trim(3));
+    trimmed.unwrap().unwrap();
+    assert_eq!((machine.whole().known(), machine.whole().base()), (3, 3));
+    machine.whole().set_unguarded();
+    machine.model.with(|state| state.module = false);
+    (0..5).for_each(|_| machine.model.append(3, false));
+    machine.model.remove(6).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(
+            machine.whole().refresh(),
+            Err(ListError::Parted { number: 3 })
+        ));
+        assert_eq!(machine.whole().known(), 3);
+    }
+    assert!(!machine.whole().is_lost());
+    machine.whole().lose();
+    assert!(machine.whole().is_lost());
+    assert!(machine.whole().refresh().is_err());
+    // It was the model's mistake.
+    machine.model.with(|state| state.gone = 3);
+    let following = machine.model.with(|state| {
+        let (bytes, ends) = &state.files[0];
+        bytes[ends[3]..].to_vec()
+    });
+    machine.whole().go_on(3, &following).unwrap();
+    assert!(!machine.whole().is_lost());
+    machine.read(0, 0, 1 << 20);
+    machine.model.append(3, false);
+    machine.read(1, 0, 1 << 20);
 }
 
 /// A list that is longer than what memory is to be used for.

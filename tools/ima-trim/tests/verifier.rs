@@ -965,7 +965,9 @@ fn v9_buffers_that_are_shown_as_files() {
 
     // Files: with such a hash, with a signature, and with nothing in them.
     accepted(&measured("conf", |r| other(r, "/opt/app/conf")));
-    accepted(&measured("conf", |r| r.fields[2] = b"\x03\x02\x04".to_vec()));
+    accepted(&measured("conf", |r| {
+        r.fields[2] = b"\x03\x02\x04".to_vec()
+    }));
     accepted(&measured("conf", |r| *r = file("/opt/app/empty", "")));
 }
 

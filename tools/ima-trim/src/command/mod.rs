@@ -156,9 +156,13 @@ pub struct DaemonArguments {
 /// # Errors
 ///
 /// See [`daemon::run`].
-pub fn daemon(config: &Config, arguments: &DaemonArguments) -> Result<(), Failure> {
+pub fn daemon(
+    config: &Config,
+    path: Option<&Path>,
+    arguments: &DaemonArguments,
+) -> Result<(), Failure> {
     journal();
-    Ok(daemon::run(config, arguments.by_steps)?)
+    Ok(daemon::run(config, path, arguments.by_steps)?)
 }
 
 /// `ima-trim step`.

@@ -117,6 +117,7 @@ pub fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
                 violations: arguments.violations,
                 reclaim: arguments.reclaim.map(Reclaim::name),
                 dry_run: arguments.dry_run,
+                archived: false,
             })?;
             (
                 trimmed.outcome.result,

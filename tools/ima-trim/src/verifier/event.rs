@@ -277,11 +277,7 @@ pub(super) fn check_buffer(record: &Record<'_>) -> Buffer {
         _ => None,
     };
     let Some(((algorithm, digest), name, buf)) = found else {
-        return if is_named {
-            Buffer::Bad
-        } else {
-            Buffer::Good
-        };
+        return if is_named { Buffer::Bad } else { Buffer::Good };
     };
     if !is_named && buf.is_empty() {
         return Buffer::Good;

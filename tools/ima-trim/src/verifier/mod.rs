@@ -1444,7 +1444,9 @@ mod tests {
     }
 
     fn names(prefix: &str) -> Vec<Vec<u8>> {
-        (0..1000).map(|at| record(&format!("{prefix}{at}"))).collect()
+        (0..1000)
+            .map(|at| record(&format!("{prefix}{at}")))
+            .collect()
     }
 
     /// The points after every tenth of these records.

@@ -2,15 +2,20 @@
 # SPDX-License-Identifier: GPL-2.0
 """The whole list is fresh and stable while records come and are trimmed: what the TPM says is in what is read then."""
 
+import os
 import time
 
 import ima_trim_lib as lib
 import whole_lib as whole
 from ima_trim_lib import Child, check, equal, test
 
-# Quotes, each followed by a read. One takes 20 to 50 ms in an emulated guest, most of it in the TPM that IMA extends.
-QUOTES = lib.tries(100)
+# Quotes, each followed by a read: so many, or for so long, in seconds. One takes a quarter of a second in an emulated guest,
+# in which everything else runs, too.
+QUOTES = lib.tries(200)
+SECONDS = int(os.environ.get("TEST_SECONDS", "0"))
 APPENDERS = 2
+# How long the other readers wait between two reads, in seconds. There are 16 and more of them, and a processor or two.
+PAUSE = 0.5
 STOP_APPENDERS = "/run/fresh-stop-appenders"
 STOP_READERS = "/run/fresh-stop-readers"
 
@@ -36,9 +41,10 @@ def _():
     for number, (path, size) in enumerate(paths()):
         # One has given up everything once it had the file open.
         uid = lib.NOBODY if number == 5 else None
-        readers[number] = path, Child(whole.keep_reading, STOP_READERS, path, size, uid)
+        readers[number] = path, Child(whole.keep_reading, STOP_READERS, path, size, uid, PAUSE)
     for number, name in enumerate(whole.names()):
-        jumpers[number] = f"{lib.IMA}/{name}", Child(whole.keep_jumping, STOP_READERS, f"{lib.IMA}/{name}", number)
+        path = f"{lib.IMA}/{name}"
+        jumpers[number] = path, Child(whole.keep_jumping, STOP_READERS, path, number, PAUSE)
     for _ in range(APPENDERS):
         appenders.append(Child(whole.append_records, STOP_APPENDERS))
 
@@ -47,11 +53,13 @@ def _():
 def _():
     followers = [whole.Follower(form, bank) for bank in lib.banks() for form in whole.FORMATS]
     began = time.monotonic()
-    for number in range(QUOTES):
-        followers[number % len(followers)].quoted()
+    quotes = 0
+    while quotes < QUOTES or time.monotonic() - began < SECONDS:
+        followers[quotes % len(followers)].quoted()
+        quotes += 1
     seconds = time.monotonic() - began
     starting = lib.Starting(lib.read(lib.STARTING_PCRS))
-    print(f"# {QUOTES} quotes in {seconds:.0f} s, {followers[0].records} records, {starting.records} of them gone by "
+    print(f"# {quotes} quotes in {seconds:.0f} s, {followers[0].records} records, {starting.records} of them gone by "
           f"{starting.trims} trims, {starting.violations} violations among these")
     # At most one a second.
     check(starting.trims > seconds / 20, f"only {starting.trims} trims in {seconds:.0f} s")

@@ -45,6 +45,12 @@ def configure(**settings):
                 file.write(f"{key} = {json.dumps(value)}\n")
 
 
+def tmpfiles():
+    """Makes what install/tmpfiles.conf has, as at boot."""
+    os.makedirs("/run/ima-trim", mode=0o755)
+    os.chown("/run/ima-trim", Unit.USER, Unit.USER)
+
+
 def run(*arguments, status=0):
     """Runs the program. Gives what it printed; its exit status must be the one given."""
     done = subprocess.run(
@@ -217,10 +223,13 @@ class Unit(Service):
         with open("/run/bin/systemctl", "w", encoding="ascii") as file:
             file.write("#!/bin/bash\n[ $1 = list-jobs ] && cat /run/jobs\n")
         os.chmod("/run/bin/systemctl", 0o755)
-        # What RuntimeDirectory= and StateDirectory= do.
+        # What RuntimeDirectory= and StateDirectory= do: what belongs to somebody else is handed over with all below.
         for directory in ("/run/ima-trim", ARCHIVE):
             os.makedirs(directory, exist_ok=True)
-            os.chown(directory, self.USER, self.USER)
+            if os.stat(directory).st_uid != self.USER:
+                for path, _, files in os.walk(directory):
+                    for name in ("", *files):
+                        os.chown(os.path.join(path, name), self.USER, self.USER, follow_symlinks=False)
 
     def command(self):
         return [
@@ -475,7 +484,7 @@ def append_records(stop, pause=0):
     return number
 
 
-def keep_reading(stop, path, size, uid=None):
+def keep_reading(stop, path, size, uid=None, pause=0.03):
     """Reads on in a file that stays open, until another one is there. Gives the bytes that it has and their SHA-256."""
     fd = os.open(path, os.O_RDONLY)
     if uid is not None:
@@ -490,10 +499,10 @@ def keep_reading(stop, path, size, uid=None):
         if last:
             os.close(fd)
             return length, whole.hexdigest()
-        time.sleep(0.03)
+        time.sleep(pause)
 
 
-def keep_jumping(stop, path, seed):
+def keep_jumping(stop, path, seed, pause=0.02):
     """Reads at random offsets of a file that stays open. Gives for the last ones: offset, bytes and their SHA-256."""
     chance = random.Random(seed)
     fd = os.open(path, os.O_RDONLY)
@@ -504,7 +513,7 @@ def keep_jumping(stop, path, seed):
         part = os.pread(fd, chance.choice((1, 700, 5000, 70000)), offset)
         found.append((offset, len(part), hashlib.sha256(part).hexdigest()))
         check(part or offset >= size, f"nothing at {offset} of a file of {size} bytes")
-        time.sleep(0.02)
+        time.sleep(pause)
     os.close(fd)
     return list(found)
 

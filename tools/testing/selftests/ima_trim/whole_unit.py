@@ -12,6 +12,9 @@ import ima_trim_lib as lib
 import whole_lib as whole
 from ima_trim_lib import check, equal, test
 
+# In a directory that others may write to.
+METRICS = "/run/metrics/ima-trim.prom"
+
 service = None
 model = None
 reader = None
@@ -135,6 +138,30 @@ def _():
     whole.configure()
 
 
+@test("a configuration that is not understood: it is not reloaded, and goes on")
+def _():
+    pid = service.pid
+    whole.configure(list={"overlay": "yes"})
+    service.reload()
+    equal(service.pid, pid, "process")
+    check("the daemon cannot be replaced" in service.tail(), f"the log does not say so: {service.tail()}")
+    goes_on()
+    whole.configure(report={"metrics": METRICS})
+    service.reload()
+    goes_on()
+
+
+@test("metrics can be read by others, and nothing is written elsewhere")
+def _():
+    lib.wait_for(lambda: os.path.exists(METRICS), "metrics")
+    equal(stat.S_IMODE(os.stat(METRICS).st_mode), 0o644, "permissions")
+    before = lib.read("/run/precious")
+    os.symlink("/run/precious", METRICS + ".tmp")
+    lib.wait_for(lambda: not os.path.lexists(METRICS + ".tmp"), "the next metrics")
+    equal(lib.read("/run/precious"), before, "what a link leads to")
+    check(b"ima_trim_records_total" in lib.read(METRICS), "metrics")
+
+
 @test("killed, it comes back, and readers go on")
 def _():
     for number in range(3):
@@ -203,4 +230,12 @@ def _():
     model.compare(lib.IMA, "started again")
 
 
-lib.main(prepare=whole.configure)
+def prepare():
+    os.mkdir("/run/metrics")
+    os.chmod("/run/metrics", 0o777)
+    with open("/run/precious", "w", encoding="ascii") as file:
+        file.write("precious\n")
+    whole.configure()
+
+
+lib.main(prepare=prepare)
