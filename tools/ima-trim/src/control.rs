@@ -43,6 +43,13 @@ pub enum Question {
         reclaim: Option<String>,
         /// Change nothing.
         dry_run: bool,
+        /// For which load of the module it is; none given: for any.
+        instance: Option<String>,
+    },
+    /// Hand a signed request to the module, once what it may trim is archived.
+    Apply {
+        /// The request, PKCS#7 in hexadecimal.
+        request: String,
     },
     /// Give the module its values.
     Restore,
@@ -117,6 +124,17 @@ pub struct State {
     pub held: bool,
     /// When the last trim was, in seconds since the epoch.
     pub last_trim: Option<u64>,
+    /// The certificates that the module takes requests by, by the SHA-256 of each; nothing if it
+    /// takes those that nobody has signed.
+    pub signers: Option<Vec<String>>,
+    /// The directory in which signed requests are looked for.
+    pub requests: PathBuf,
+    /// The names of those that wait there.
+    pub waiting: Vec<String>,
+    /// Why the first of them waits, if it was tried.
+    pub waits_for: Option<String>,
+    /// The name of the one that was refused last, and why.
+    pub refused: Option<String>,
     /// What is wrong now, and what to do: the newest of each kind.
     pub problems: Vec<String>,
 }

@@ -22,6 +22,7 @@ use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
 use ima_trim_pure::bank::Pcr;
+use ima_trim_pure::instance::parse_hex;
 use rustix::pipe::PipeFlags;
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
@@ -62,6 +63,8 @@ use crate::pcrs::Point;
 use crate::record::Record;
 use crate::render::View;
 use crate::serve::Served;
+use crate::signed::Signed;
+use crate::spool::Spool;
 use crate::steps;
 use crate::steps::StepError;
 use crate::steps::OWN_SECURITYFS;
@@ -288,6 +291,7 @@ pub fn run(config: &Config, path: Option<&Path>, by_steps: bool) -> Result<(), D
     let kernel = prepared()?;
     let served =
         Served::new(&kernel, &config.list).map_err(system("the files that are to be served"))?;
+    let spool = Spool::new(&config.archive.directory);
     let (events, inbox) = mpsc::channel();
     let mut shared = Shared {
         state: Arc::new(Mutex::new(State {
@@ -296,6 +300,7 @@ pub fn run(config: &Config, path: Option<&Path>, by_steps: bool) -> Result<(), D
             archive: config.archive.directory.clone(),
             mountpoint: config.list.mountpoint.clone(),
             overlay: steps::is_covered(),
+            requests: spool.path().to_owned(),
             ..State::default()
         })),
         served: Arc::new(served),
@@ -315,6 +320,9 @@ pub fn run(config: &Config, path: Option<&Path>, by_steps: bool) -> Result<(), D
         return Ok(());
     }
     prune(&mut keeper, config);
+    if let Err(error) = spool.make() {
+        warn!("{}: {error}", spool.path().display());
+    }
     steps::note_untrimmed(false)?;
     shared.served.give(&whole);
     let taken_over = shared.session.is_some() || shared.take_over()?;
@@ -353,7 +361,7 @@ pub fn run(config: &Config, path: Option<&Path>, by_steps: bool) -> Result<(), D
         "serving the whole list"
     );
     loop {
-        match keep(&mut keeper, &shared.inbox, &shared.state, config) {
+        match keep(&mut keeper, &spool, &shared.inbox, &shared.state, config) {
             Next::Stop => break,
             Next::Reload => replace(shared.session.as_deref(), path, &kernel)?,
         }
@@ -549,12 +557,14 @@ fn judged(state: &Mutex<State>, refused: Option<String>) {
 /// Archives and trims when it is time, and answers, until it is told to stop.
 fn keep(
     keeper: &mut Keeper,
+    spool: &Spool,
     inbox: &mpsc::Receiver<Event>,
     state: &Mutex<State>,
     config: &Config,
 ) -> Next {
     let mut said = None;
     let mut released = None;
+    let mut again = Instant::now();
     loop {
         if released.is_some_and(|since: Instant| since.elapsed() > RELEASE_LIMIT) {
             released = None;
@@ -562,11 +572,22 @@ fn keep(
         let problem = tick(keeper, state, released.is_some())
             .err()
             .map(|error| error.to_string());
+        // Also while the module has no starting values: they may be in one of them.
+        if released.is_none() && keeper.takes_signed() && Instant::now() >= again {
+            if let Err(error) = apply_waiting(keeper, spool, state) {
+                warn!("{error}");
+                again = Instant::now() + AGAIN;
+            }
+        }
         if problem != said {
             match &problem {
                 Some(problem) => error!("{problem}"),
                 None => info!("all is well again"),
             }
+        }
+        if keeper.holds() != snapshot(state).held {
+            let signers = keeper.signers().unwrap_or_default();
+            note(state, |state| state.signers = signers);
         }
         note(state, |state| {
             state.records = keeper.whole().known();
@@ -634,6 +655,70 @@ fn tick(keeper: &mut Keeper, state: &Mutex<State>, released: bool) -> Result<(),
     Ok(())
 }
 
+/// Hands the module what has arrived from a verifier, in the order of the names.
+///
+/// # Errors
+///
+/// Why the first of them waits.
+fn apply_waiting(keeper: &mut Keeper, spool: &Spool, state: &Mutex<State>) -> Result<(), String> {
+    let at = |error: io::Error| format!("{}: {error}", spool.path().display());
+    let mut result = Ok(());
+    for name in spool.waiting().map_err(at)? {
+        let parsed = spool
+            .read(&name)
+            .map_err(|error| error.to_string())
+            .and_then(|bytes| Signed::parse(&bytes).map_err(|error| error.to_string()));
+        let refusal = match parsed {
+            Err(reason) => reason,
+            Ok(signed) => match keeper.apply(&signed) {
+                Ok(trimmed) => {
+                    applied(state, trimmed.as_ref(), &name);
+                    spool.done(&name).map_err(at)?;
+                    continue;
+                }
+                Err(error) if error.is_final() => error.to_string(),
+                Err(error) => {
+                    if result.is_ok() {
+                        result = Err(format!("the request {name} waits: {error}"));
+                    }
+                    // A restore may be among the others.
+                    if matches!(error, KeeperError::UnsignedRestore(_)) {
+                        continue;
+                    }
+                    break;
+                }
+            },
+        };
+        warn!("the request {name} is refused: {refusal}");
+        spool.refuse(&name).map_err(at)?;
+        note(state, |state| {
+            state.refused = Some(format!("{name}: {refusal}"));
+        });
+    }
+    let waiting = spool.waiting().map_err(at)?;
+    note(state, |state| {
+        state.waiting = waiting;
+        state.waits_for = result.clone().err();
+    });
+    result
+}
+
+/// Tells of a signed request that was done.
+fn applied(state: &Mutex<State>, trimmed: Option<&Trimmed>, name: &str) {
+    let Some(trimmed) = trimmed else {
+        info!("restored by the request {name}");
+        return;
+    };
+    note(state, |state| state.last_trim = Some(now()));
+    info!(
+        records = trimmed.outcome.records,
+        violations = trimmed.outcome.violations,
+        total = trimmed.records,
+        "{} by the request {name}",
+        trimmed.outcome.result
+    );
+}
+
 /// Does what is asked for.
 fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &Config) -> Answer {
     let failed = |error: KeeperError| Answer::Failed {
@@ -647,6 +732,7 @@ fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &
             violations,
             reclaim,
             dry_run,
+            instance,
         } => {
             let reclaim = match reclaim.as_deref() {
                 None => None,
@@ -665,6 +751,7 @@ fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &
                 violations,
                 reclaim,
                 dry_run,
+                instance,
                 archived: false,
             };
             match keeper.trim(&wanted) {
@@ -675,6 +762,26 @@ fn obey(keeper: &mut Keeper, question: Question, state: &Mutex<State>, config: &
                     answer(trimmed)
                 }
                 Err(error) => failed(error),
+            }
+        }
+        Question::Apply { request } => {
+            let mut der = vec![0; request.len() / 2];
+            if !parse_hex(request.as_bytes(), &mut der) {
+                der.clear();
+            }
+            match Signed::parse(&der) {
+                Err(error) => Answer::Failed {
+                    error: error.to_string(),
+                    negative: false,
+                },
+                Ok(signed) => match keeper.apply(&signed) {
+                    Err(error) => failed(error),
+                    Ok(None) => Answer::Done,
+                    Ok(Some(trimmed)) => {
+                        note(state, |state| state.last_trim = Some(now()));
+                        answer(trimmed)
+                    }
+                },
             }
         }
         Question::Restore => match keeper.restore() {

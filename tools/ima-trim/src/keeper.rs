@@ -46,7 +46,11 @@ use crate::pcrs::PointError;
 use crate::record::Record;
 use crate::record::Records;
 use crate::render::SOURCE;
+use crate::signed::Purpose;
+use crate::signed::Signed;
 use crate::steps;
+use crate::verifier::Event;
+use crate::verifier::Kind;
 
 /// So many bytes of records are archived before more are read where a list is read for the first time.
 const AT_ONCE: usize = 16 * SEGMENT_BYTES;
@@ -114,6 +118,26 @@ pub enum KeeperError {
         /// What it said.
         error: KernelError,
     },
+    /// The request is for another load of the module.
+    #[error("the request is for instance {wanted} of the module, and {found} is loaded: have the machine attested anew")]
+    Instance {
+        /// What the request says.
+        wanted: String,
+        /// What the module says.
+        found: String,
+    },
+    /// The module takes no request that nobody has signed.
+    #[error("the module takes signed requests only: have the verifier sign what 'ima-trim request' prints there, and give it to 'ima-trim trim --to' or put it into the directory 'requests' of the archive")]
+    Unsigned,
+    /// The module does not know the starting values, and takes them from nobody but a verifier.
+    #[error("the module does not know the starting values, and takes signed ones only: have the verifier sign {0:?}, with the instance= of the module's status, and give it to 'ima-trim trim --to' or put it into the directory 'requests' of the archive")]
+    UnsignedRestore(String),
+    /// The module refused a signed request.
+    #[error("the module refused the signed request: {error}{}; see the kernel's log", meaning(.error))]
+    SignedRefused {
+        /// What it said.
+        error: KernelError,
+    },
     /// The list is not whole and the archive does not know its beginning.
     #[error("{0} records are gone from the kernel's list and not in the archive: it cannot be given as a whole before the next boot")]
     Beheaded(u64),
@@ -128,16 +152,64 @@ impl KeeperError {
             | Self::StillUnconfirmed(_)
             | Self::NoMatch(_)
             | Self::Violations(_)
+            | Self::Instance { .. }
             | Self::Differs { .. }
             | Self::Beheaded(_) => true,
-            Self::Kernel(_) | Self::Archive(_) | Self::Held(_) | Self::Refused { .. } => false,
+            Self::Kernel(_)
+            | Self::Archive(_)
+            | Self::Held(_)
+            | Self::Unsigned
+            | Self::UnsignedRestore(_)
+            | Self::SignedRefused { .. }
+            | Self::Refused { .. } => false,
         }
     }
 
     /// Whether it passes by itself: somebody reads the list just now.
     pub fn is_busy(&self) -> bool {
-        matches!(self, Self::Refused { error, .. } if error.is(Errno::BUSY))
+        matches!(
+            self,
+            Self::Refused { error, .. } | Self::SignedRefused { error } if error.is(Errno::BUSY)
+        )
     }
+
+    /// Whether it is for the request itself that the module refused it: it will never take it.
+    pub fn is_final(&self) -> bool {
+        // What passes: somebody reads the list, the TPM does not answer, the module is not loaded, or
+        // its values are not known; and the evidence may be measured once there is a rule for it.
+        let finals = [
+            Errno::INVAL,
+            Errno::TOOBIG,
+            Errno::OPNOTSUPP,
+            Errno::NOENT,
+            Errno::BADMSG,
+            Errno::KEYREJECTED,
+            Errno::NOKEY,
+            Errno::NOPKG,
+        ];
+        matches!(
+            self,
+            Self::SignedRefused { error } if finals.iter().any(|&errno| error.is(errno))
+        )
+    }
+}
+
+/// What the module means by an error of a signed request, where that is not plain.
+fn meaning(error: &KernelError) -> &'static str {
+    let meanings = [
+        (Errno::NOKEY, " (no key that is built in has signed it)"),
+        (
+            Errno::KEYREJECTED,
+            " (it is for another load of the module, or altered)",
+        ),
+        (Errno::NOPKG, " (the kernel lacks what it was signed with)"),
+        (
+            Errno::ACCESS,
+            " (the module's records are not measured by IMA's policy)",
+        ),
+    ];
+    let found = meanings.iter().find(|(errno, _)| error.is(*errno));
+    found.map_or("", |(_, meaning)| meaning)
 }
 
 /// What is asked for beyond what the configuration says.
@@ -151,6 +223,8 @@ pub struct Wanted {
     pub reclaim: Option<&'static str>,
     /// Change nothing.
     pub dry_run: bool,
+    /// For which load of the module it is; `None`: for any.
+    pub instance: Option<String>,
     /// If more is archived than is trimmed, that will do. So trims that are refused again and again
     /// do not make a segment each.
     pub archived: bool,
@@ -175,6 +249,8 @@ pub struct Keeper {
     writer: Writer,
     config: Trim,
     requests: Option<Requests>,
+    /// Whether the module takes no request that nobody has signed, as it said last.
+    signed_only: bool,
     /// How many trims the module has counted.
     trims: u64,
     last_trim: Option<Instant>,
@@ -202,6 +278,7 @@ impl Keeper {
             writer,
             config,
             requests: None,
+            signed_only: false,
             trims,
             last_trim: None,
             flushed: steps::flushed(),
@@ -341,6 +418,7 @@ impl Keeper {
             return Ok(());
         }
         let status = self.kernel.status()?;
+        self.signed_only = status.wants_signatures();
         let base = self.whole.base();
         match starting {
             Some(starting) if starting.totals().records == base => self.compare(&starting)?,
@@ -354,6 +432,11 @@ impl Keeper {
             self.whole.set_guarded()?;
         }
         Ok(())
+    }
+
+    /// Whether the module takes no request that nobody has signed.
+    pub fn takes_signed(&self) -> bool {
+        self.signed_only
     }
 
     /// Whether `trim` is held.
@@ -390,6 +473,12 @@ impl Keeper {
             point.set_trims(point.totals().trims.max(self.trims).max(1));
         }
         let text = point.text();
+        if self.kernel.status()?.wants_signatures() {
+            // Nobody shall be in the way of the one that is signed.
+            return Err(KeeperError::UnsignedRestore(
+                text.trim_end().replace('\n', " "),
+            ));
+        }
         self.kernel.restore(text.as_bytes())?;
         if held {
             self.requests = Some(self.take()?);
@@ -431,6 +520,7 @@ impl Keeper {
         let now = self.whole.known().saturating_sub(self.whole.base());
         let bytes = self.whole.kernel_bytes();
         self.config.automatic
+            && !self.signed_only
             && (now > self.config.records || bytes > self.config.bytes)
             && self
                 .last_trim
@@ -445,6 +535,9 @@ impl Keeper {
     pub fn trim(&mut self, wanted: &Wanted) -> Result<Trimmed, KeeperError> {
         let end = self.refresh()?;
         self.hold()?;
+        if !wanted.dry_run && self.signed_only {
+            return Err(KeeperError::Unsigned);
+        }
         self.sound(|_| {})?;
         self.look()?;
         let to = match &wanted.to {
@@ -475,6 +568,12 @@ impl Keeper {
         let reclaim = wanted.reclaim.unwrap_or_else(|| self.reclaim());
         let mut request = to.request(wanted.violations.unwrap_or(violations));
         if let Some(instance) = self.kernel.status()?.get("instance") {
+            if let Some(wanted) = wanted.instance.as_ref().filter(|&of| of != instance) {
+                return Err(KeeperError::Instance {
+                    wanted: wanted.clone(),
+                    found: instance.to_owned(),
+                });
+            }
             request.push_str(" instance=");
             request.push_str(instance);
         }
@@ -507,6 +606,90 @@ impl Keeper {
             records: self.whole.base(),
             reclaim: Some(reclaim),
         })
+    }
+
+    /// Archives everything, and hands the module a signed request: what it trims is for the request
+    /// to say. Gives what came of a trim, nothing of a restore.
+    ///
+    /// # Errors
+    ///
+    /// As [`Keeper::trim`].
+    pub fn apply(&mut self, signed: &Signed) -> Result<Option<Trimmed>, KeeperError> {
+        let end = self.refresh()?;
+        self.sound(|_| {})?;
+        self.look()?;
+        self.archive_to(end)?;
+        match signed.purpose() {
+            Purpose::Trim => {
+                self.hold()?;
+                self.confirm_now()?;
+                self.last_trim = Some(Instant::now());
+                let outcome = self
+                    .request(signed.der(), end)
+                    .map_err(|error| match error {
+                        KeeperError::Refused { error, .. } => KeeperError::SignedRefused { error },
+                        other => other,
+                    })?;
+                let starting = self.kernel.starting()?;
+                self.compare(&starting)?;
+                self.trims = starting.totals().trims;
+                let records = self.whole.base();
+                Ok(Some(Trimmed {
+                    outcome,
+                    records,
+                    reclaim: None,
+                }))
+            }
+            Purpose::Restore => {
+                // Nobody may hold `trim` meanwhile.
+                self.requests = None;
+                self.kernel
+                    .restore(signed.der())
+                    .map_err(|error| KeeperError::SignedRefused { error })?;
+                self.hold()?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The certificates that the module takes requests by, as its record of the load says; `None`
+    /// if it takes those that nobody has signed.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the archive cannot be read.
+    pub fn signers(&self) -> Result<Option<Vec<String>>, KeeperError> {
+        let status = self.kernel.status()?;
+        if !status.wants_signatures() {
+            return Ok(None);
+        }
+        let mut found = Vec::new();
+        let mut look = |record: &Record<'_>| {
+            if let Some(pcr) = Pcr::from_record(record.pcr()) {
+                if let Kind::Event(Event::Load {
+                    instance,
+                    signers: Some(signers),
+                    ..
+                }) = Event::of(record, pcr)
+                {
+                    if status.get("instance") == Some(instance.to_string().as_str()) {
+                        found = signers;
+                    }
+                }
+            }
+        };
+        let archive = self.whole.archive();
+        for segment in 0..archive.segments() {
+            let raw = archive.read_segment(segment)?;
+            for record in Records::new(&raw).flatten() {
+                look(&record);
+            }
+        }
+        self.whole.each_in_memory(|_, record| {
+            look(record);
+            true
+        })?;
+        Ok(Some(found))
     }
 
     /// The earliest point of the kernel's list at which PCRs have these values.

@@ -435,6 +435,11 @@ impl Status {
         number("records_trimmed")?.checked_add(number("foreign_records")?)
     }
 
+    /// Whether the module takes no request that nobody has signed.
+    pub fn wants_signatures(&self) -> bool {
+        self.get("signatures") == Some("required")
+    }
+
     /// All keys and values, in the module's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.lines

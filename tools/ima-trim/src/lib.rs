@@ -48,6 +48,8 @@ pub mod quote;
 pub mod record;
 pub mod render;
 pub mod serve;
+pub mod signed;
+pub mod spool;
 pub mod steps;
 pub mod template;
 pub mod verifier;

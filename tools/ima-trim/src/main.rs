@@ -52,6 +52,11 @@ enum Command {
     Verify(Box<command::verifier::Arguments>),
     /// Print the request that a verifier would sign for what it has just accepted
     Request(command::request::Arguments),
+    /// Sign a request, for a module that demands it
+    Sign(command::sign::Arguments),
+    /// Hand what is known of a machine to another verifier
+    #[command(subcommand)]
+    State(command::state::Command),
     /// Give the module its values back from the archive
     Restore,
     /// Exchange the loaded module for another build of it
@@ -93,6 +98,8 @@ fn main() -> ExitCode {
             }
             Command::Verify(arguments) => command::verify::run(&config, arguments.boot.as_ref()),
             Command::Request(arguments) => command::request::run(arguments, &mut io::stdout()),
+            Command::Sign(arguments) => command::sign::run(arguments),
+            Command::State(command) => command::state::run(command, &mut io::stdout()),
             Command::Restore => command::restore(&config),
             Command::ReloadModule(arguments) => command::reload::run(&config, arguments),
             Command::Step(step) => command::step(&config, *step),
@@ -146,7 +153,12 @@ mod tests {
                 .filter(|entry| entry.split_whitespace().next() == Some(name))
                 .collect();
             assert!(!entry.is_empty(), "no entry for {name}");
-            for argument in command.get_arguments().filter(|found| !found.is_hide_set()) {
+            let below = command.get_subcommands();
+            let arguments = below
+                .filter(|found| found.get_name() != "help")
+                .chain([command])
+                .flat_map(clap::Command::get_arguments);
+            for argument in arguments.filter(|found| !found.is_hide_set()) {
                 match argument.get_long() {
                     Some("help" | "config" | "version") => {}
                     Some(long) => {

@@ -239,6 +239,12 @@ impl PublicKey {
         Ok(hex(hash(Algorithm::Sha256, &[der.as_bytes()]).as_slice()))
     }
 
+    /// Whether this is a plain signature of these bytes by the key, with SHA-256.
+    pub fn has_signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
+        Signature::plain(signature, self, Algorithm::Sha256)
+            .is_ok_and(|signature| signature.verifies(bytes, self))
+    }
+
     fn pem(text: &str) -> Result<Self, QuoteError> {
         let wrong = |error: p256::pkcs8::spki::Error| QuoteError::Key(error.to_string());
 
@@ -360,6 +366,10 @@ impl Signature {
         if let Ok(((_, signature), [])) = <TpmtSignature as TpmField>::cast_prefix_field(bytes) {
             return Self::of_tpm(&signature, key);
         }
+        Self::plain(bytes, key, hash)
+    }
+
+    fn plain(bytes: &[u8], key: &PublicKey, hash: Algorithm) -> Result<Self, QuoteError> {
         let form = match key {
             PublicKey::Rsa(rsa) if rsa.size() == bytes.len() => Form::Rsa(bytes.to_vec()),
             PublicKey::P256(_) | PublicKey::P384(_) if bytes.first() == Some(&0x30) => {

@@ -14,8 +14,12 @@ use clap::Args;
 use clap::Command;
 use clap::FromArgMatches;
 use ima_trim::command::request;
+use ima_trim::command::state;
 use ima_trim::command::verifier;
 use ima_trim::command::Failure;
+
+#[path = "common/keys.rs"]
+mod keys;
 
 /// A directory for a verifier, removed with it.
 struct Memory(PathBuf);
@@ -261,6 +265,85 @@ fn usage() {
     assert!(matches!(result, Err(Failure::Failed(_))));
     let (result, _) = ask(&words(&["--state", "/nowhere"]));
     assert!(matches!(result, Err(Failure::Failed(_))));
+}
+
+#[test]
+fn one_judges_at_a_time() {
+    let memory = Memory::new("alone");
+    let (result, output) = verify(&visit(&memory, "first", "c0ffee00", &["--violations", "1"]));
+    assert_eq!(result, Ok(()), "{output}");
+    assert!(!Path::new(&memory.path("state.new")).exists());
+
+    // Another one is about to accept the first visit.
+    let state = memory.path("state");
+    fs::rename(&state, memory.path("state.new")).unwrap();
+    let other = fs::File::open(memory.path("state.new")).unwrap();
+    rustix::fs::flock(&other, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let starting = example("second.starting");
+    let second = visit(&memory, "second", "8badf00d", &["--starting", &starting]);
+    let judged = std::thread::spawn(move || verify(&second));
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(!judged.is_finished());
+
+    // Without what the other one knows, the second visit would be refused.
+    fs::rename(memory.path("state.new"), &state).unwrap();
+    drop(other);
+    let (result, output) = judged.join().unwrap();
+    assert_eq!(result, Ok(()), "{output}");
+    assert!(!Path::new(&memory.path("state.new")).exists());
+}
+
+#[test]
+fn another_verifier_goes_on() {
+    let keys = keys::Keys::new("export");
+    keys.make("one", &keys::P256);
+    keys.make("other", &["rsa:2048"]);
+    let memory = Memory::new("exports");
+    let export = |name: &str| {
+        let command = state::Command::Export(state::ExportArguments {
+            state: memory.path("state").into(),
+            sign: keys.path(&format!("{name}.key")).display().to_string(),
+        });
+        let mut out = Vec::new();
+        state::run(&command, &mut out).map(|()| String::from_utf8(out).unwrap())
+    };
+    assert!(matches!(export("one"), Err(Failure::Failed(_))));
+    let (result, output) = verify(&visit(&memory, "first", "c0ffee00", &["--violations", "1"]));
+    assert_eq!(result, Ok(()), "{output}");
+    let exported = export("one").unwrap();
+
+    let second = Memory::new("imports");
+    let import = |text: &str, key: &str| {
+        fs::write(second.path("export"), text).unwrap();
+        let command = state::Command::Import(state::ImportArguments {
+            state: second.path("state").into(),
+            trust_key: keys.path(&format!("{key}.pub")),
+            export: second.path("export").into(),
+        });
+        state::run(&command, &mut Vec::new())
+    };
+    // By another key; with one digit of a value altered; with a signature of something else.
+    let negative = |result: Result<(), Failure>| matches!(result, Err(Failure::Negative(_)));
+    assert!(negative(import(&exported, "other")));
+    assert!(negative(import(&export("other").unwrap(), "one")));
+    let altered = exported.replacen("records=", "records=1", 1);
+    assert_ne!(altered, exported);
+    assert!(negative(import(&altered, "one")));
+    assert!(matches!(import("{}", "one"), Err(Failure::Failed(_))));
+    assert!(!Path::new(&second.path("state")).exists());
+
+    assert_eq!(import(&exported, "one"), Ok(()));
+    let same = fs::read(memory.path("state")).unwrap();
+    assert_eq!(fs::read(second.path("state")).unwrap(), same);
+    // What it knows is not replaced.
+    assert!(matches!(import(&exported, "one"), Err(Failure::Failed(_))));
+    let starting = example("second.starting");
+    let mut words = visit(&second, "second", "8badf00d", &["--starting", &starting]);
+    // The first one has the records, and this one does not keep any.
+    let keep = words.iter().position(|word| word == "--keep").unwrap();
+    words.drain(keep..keep + 2);
+    let (result, output) = verify(&words);
+    assert_eq!(result, Ok(()), "{output}");
 }
 
 #[test]

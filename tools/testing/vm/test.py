@@ -169,7 +169,7 @@ def needs_untested(job):
 
 def needs_keys(job):
     """Whether a scenario also needs the module with certificates built in, and the keys."""
-    return any(test.startswith("signed") for test in job.tests)
+    return any(test.startswith(("signed", "whole_signed")) for test in job.tests)
 
 
 def needs_program(job):

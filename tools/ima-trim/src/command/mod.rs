@@ -29,11 +29,14 @@ use crate::progress::Progress;
 use crate::steps;
 use crate::steps::Step;
 use crate::steps::StepError;
+use crate::verifier::StateError;
 
 pub mod earlier;
 pub mod log;
 pub mod reload;
 pub mod request;
+pub mod sign;
+pub mod state;
 pub mod status;
 pub mod trim;
 pub mod verifier;
@@ -108,6 +111,15 @@ impl From<ListError> for Failure {
 impl From<KernelError> for Failure {
     fn from(error: KernelError) -> Self {
         Self::Failed(error.to_string())
+    }
+}
+
+impl From<StateError> for Failure {
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Violations { .. } => Self::Negative(error.to_string()),
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 

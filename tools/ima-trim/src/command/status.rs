@@ -136,6 +136,12 @@ fn gather(kernel: &Kernel) -> Report {
     };
     if let Some(state) = &daemon {
         problems.extend(state.problems.iter().cloned());
+        problems.extend(state.waits_for.iter().cloned());
+        if let Some(refused) = &state.refused {
+            problems.push(format!(
+                "the verifier's last request was refused: {refused}"
+            ));
+        }
         if let Some(reason) = &state.overlay_refused {
             problems.push(format!("IMA's own files are not covered: {reason}"));
         }
@@ -263,6 +269,20 @@ fn print(report: &Report) {
             match state.last_trim {
                 Some(time) => line("last trim", &ago(time)),
                 None => line("last trim", "none since it runs"),
+            }
+            if let Some(signers) = &state.signers {
+                line(
+                    "requests",
+                    &format!(
+                        "signed ones only, by one of {} certificates; {} wait in {}",
+                        signers.len(),
+                        state.waiting.len(),
+                        state.requests.display()
+                    ),
+                );
+                for signer in signers {
+                    line("", &format!("sha256:{signer}"));
+                }
             }
         }
         None => line("daemon", "does not run"),

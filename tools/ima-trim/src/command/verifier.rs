@@ -9,12 +9,15 @@ use std::io::Read;
 use std::io::Seek;
 use std::io::SeekFrom;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
 
 use clap::builder::BoolishValueParser;
 use clap::ArgAction;
+use rustix::fs::flock;
 use rustix::fs::fsync;
+use rustix::fs::FlockOperation;
 
 use ima_trim_pure::bank::Pcr;
 use ima_trim_pure::instance::parse_hex;
@@ -179,6 +182,8 @@ pub fn run(args: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     };
     let files = Files::read(args, log, pcrs)?;
     let options = args.decisions.options()?;
+    // From here on nobody else judges with this state: what it says would be judged twice.
+    let successor = args.state.as_deref().map(Successor::begin).transpose()?;
     let state = known(args.state.as_deref())?;
     let kept = match &args.keep {
         Some(path) => read_if_there(path)?,
@@ -206,9 +211,11 @@ pub fn run(args: &Arguments, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(keep) = &args.keep {
         store_records(keep, &state, kept.as_deref(), &outcome, &files.log)?;
     }
-    if let (Some(path), Some(state)) = (&args.state, &outcome.state) {
-        let text = state.to_json().map_err(|error| about(path, error))?;
-        replace(path, text.as_bytes())?;
+    if let (Some(successor), Some(state)) = (successor, &outcome.state) {
+        let text = state
+            .to_json()
+            .map_err(|error| about(successor.of, error))?;
+        successor.replace(text.as_bytes())?;
     }
     print(args.json, &outcome, out)?;
     match outcome.verdict.refusal() {
@@ -448,7 +455,7 @@ pub(super) fn about(path: &Path, error: impl std::fmt::Display) -> Failure {
 }
 
 /// All of a file, or of standard input for `-`.
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let bytes = if path == Path::new("-") {
         let mut bytes = Vec::new();
         io::stdin().read_to_end(&mut bytes).map(|_| bytes)
@@ -467,23 +474,74 @@ fn read_if_there(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     }
 }
 
-/// Replaces a file as a whole: after a crash at any point it is the old one or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), Failure> {
-    let failed = |error: io::Error| about(path, error);
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+/// What a file is going to be replaced with. Whoever has it is the only one: it is locked.
+pub(super) struct Successor<'a> {
+    of: &'a Path,
+    path: PathBuf,
+    file: fs::File,
+}
 
-    let mut file = fs::File::create(&new).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.sync_all().map_err(failed)?;
-    fs::rename(&new, path).map_err(failed)?;
-    let directory = fs::File::open(directory).map_err(failed)?;
-    fsync(&directory).map_err(|error| failed(error.into()))
+impl<'a> Successor<'a> {
+    /// Waits until nobody else has it.
+    pub(super) fn begin(of: &'a Path) -> Result<Self, Failure> {
+        let mut name = of.as_os_str().to_owned();
+        name.push(".new");
+        loop {
+            let path = PathBuf::from(&name);
+            let file = fs::File::options()
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)
+                .map_err(|error| about(&path, error))?;
+            flock(&file, FlockOperation::LockExclusive)
+                .map_err(|errno| about(&path, io::Error::from(errno)))?;
+            let ours = Self { of, path, file };
+            // If not, whoever had it before has renamed or removed it.
+            if ours.is_there()? {
+                return Ok(ours);
+            }
+        }
+    }
+
+    /// Whether the file that is locked is the one of that name.
+    fn is_there(&self) -> Result<bool, Failure> {
+        let failed = |error: io::Error| about(&self.path, error);
+        let ours = self.file.metadata().map_err(failed)?;
+        match fs::metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// Replaces the file as a whole: after a crash at any point it is the old one or the new one.
+    pub(super) fn replace(mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let of = self.of;
+        let failed = |error: io::Error| about(of, error);
+        let directory = match self.of.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+
+        // A crash has left something in it.
+        self.file.set_len(0).map_err(failed)?;
+        self.file.write_all(bytes).map_err(failed)?;
+        self.file.sync_all().map_err(failed)?;
+        fs::rename(&self.path, self.of).map_err(failed)?;
+        let directory = fs::File::open(directory).map_err(failed)?;
+        fsync(&directory).map_err(|error| failed(error.into()))
+    }
+}
+
+impl Drop for Successor<'_> {
+    /// Removes what has not replaced anything.
+    fn drop(&mut self) {
+        if self.is_there().unwrap_or(false) {
+            // It is in nobody's way but the eye's.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,9 @@ pub enum Event {
         instance: Instance,
         /// Whether others are kept from removing records.
         guard: bool,
+        /// The built-in certificates, by the SHA-256 of each in hexadecimal, where requests must be
+        /// signed.
+        signers: Option<Vec<String>>,
         /// Records that the kernel had removed.
         kernel_deleted: u64,
         /// Violations that the kernel had counted.
@@ -199,22 +202,26 @@ impl Event {
             "off" => false,
             _ => return None,
         };
-        let signatures = lines.value("signatures=")?;
-        if !matches!(signatures, "off" | "required") {
-            return None;
-        }
+        let mut signers = match lines.value("signatures=")? {
+            "off" => None,
+            "required" => Some(Vec::new()),
+            _ => return None,
+        };
         let kernel_deleted = lines.number("kernel_deleted=")?;
         let kernel_violations = lines.number("kernel_violations=")?;
-        // With signatures there is one line for each built-in certificate.
-        while signatures == "required" && lines.0.starts_with("key=") {
-            let key = lines.value("key=sha256:")?;
-            if key.len() != KEY_DIGITS || !key.bytes().all(is_digit) {
-                return None;
+        if let Some(signers) = &mut signers {
+            while lines.0.starts_with("key=") {
+                let key = lines.value("key=sha256:")?;
+                if key.len() != KEY_DIGITS || !key.bytes().all(is_digit) {
+                    return None;
+                }
+                signers.push(key.to_owned());
             }
         }
         Some(Self::Load {
             instance,
             guard,
+            signers,
             kernel_deleted,
             kernel_violations,
             starting: Starting::parse(lines.0.as_bytes()).ok()?,

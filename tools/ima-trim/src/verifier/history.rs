@@ -141,6 +141,7 @@ impl History {
                 kernel_deleted,
                 kernel_violations,
                 starting,
+                ..
             } => {
                 self.instance_of_load(*instance)?;
                 if expected.guard && !guard {

@@ -14,6 +14,7 @@
 //! Record numbers count from 1 since boot. Digests are written as `sha256:<hex>`.
 
 mod event;
+mod export;
 mod history;
 mod policy;
 mod state;
@@ -43,6 +44,8 @@ use crate::template::FieldId;
 pub use event::Event;
 pub use event::Kind;
 pub use event::Starting;
+pub use export::Export;
+pub use export::ExportError;
 pub use state::State;
 pub use state::StateError;
 pub use verdict::Accepted;
