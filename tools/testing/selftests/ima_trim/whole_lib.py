@@ -5,8 +5,10 @@ import collections
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import random
+import re
 import select
 import signal
 import socket
@@ -26,6 +28,10 @@ ARCHIVE = "/var/lib/ima-trim"
 CONFIG = "/run/ima-trim.toml"
 # How long the daemon may take to be ready, in seconds: twenty times what it takes in an emulated guest.
 READY_LIMIT = 60
+# The daemon's socket.
+CONTROL = "/run/ima-trim/control"
+# The disk of a guest that has one.
+DISK = "/dev/vda"
 FORMATS = ("ascii", "binary")
 MODES = ("keep", "compact", "flush")
 
@@ -382,6 +388,182 @@ class Files:
             return False
         self.appended(self.data(path, name.encode()))
         return True
+
+
+def ask(**question):
+    """Asks the daemon something, as the program does. Gives its answer; None if it ends before."""
+    with socket.socket(socket.AF_UNIX) as control:
+        try:
+            control.connect(CONTROL)
+            control.sendall(json.dumps(question).encode() + b"\n")
+            with control.makefile("rb") as stream:
+                return json.loads(stream.readline() or "null")
+        except OSError:
+            return None
+
+
+def ask_to_trim():
+    """Has the daemon trim everything, without a process for it."""
+    return ask(do="trim", to=None, violations=None, reclaim=None, dry_run=False)
+
+
+def kernel_files():
+    """From now on what is asked of IMA's files is asked of the kernel's, whatever covers them."""
+    lib.IMA = KERNEL
+    lib.BINARY = f"{KERNEL}/binary_runtime_measurements"
+    lib.ASCII = f"{KERNEL}/ascii_runtime_measurements"
+
+
+def attach_disk():
+    """Loads what a disk needs: its driver and the file system."""
+    for module in os.environ["DISK_MODULES"].split():
+        name = module.removesuffix(".ko").replace("-", "_")
+        if not os.path.isdir(f"/sys/module/{name}"):
+            lib.load(os.path.join(os.path.dirname(lib.MODULE), module))
+    lib.wait_for(lambda: os.path.exists(DISK), DISK)
+
+
+def make_file_system(*options):
+    """Makes an empty file system on the disk, but for the end of that, which is no part of it."""
+    size = int(lib.read(f"/sys/class/block/{os.path.basename(DISK)}/size")) // 2 - 1024
+    subprocess.run(
+        ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=0,lazy_journal_init=0", *options, DISK, f"{size}k"],
+        stdin=subprocess.DEVNULL, check=True)
+
+
+def mount_disk(directory, options="defaults"):
+    """Mounts it."""
+    os.makedirs(directory, exist_ok=True)
+    subprocess.run(["mount", "-t", "ext4", "-o", options, DISK, directory], check=True)
+
+
+def disk_does(word):
+    """Has the disk fail, or work again: see tools/testing/vm/disk.py. Its last sector says what it does."""
+    print(f"# disk: {word}", flush=True)
+    size = int(lib.read(f"/sys/class/block/{os.path.basename(DISK)}/size")) * 512
+    fd = os.open(DISK, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with mmap.mmap(-1, 4096) as page, memoryview(page) as whole_page, whole_page[:512] as sector:
+            def says():
+                try:
+                    os.preadv(fd, [sector], size - 512)
+                except OSError:
+                    # What the kernel could not write before is told to whoever comes next, once.
+                    return False
+                return bytes(sector).rstrip(b"\0") == word.encode()
+            lib.wait_for(says, f"the disk does not {word}")
+    finally:
+        os.close(fd)
+
+
+class Archived:
+    """The archive of a boot, read as Documentation/admin-guide/archive.rst has it, segment by segment; and its replay."""
+
+    SUFFIX = ".segment"
+    # So many values before the last record are remembered.
+    REMEMBERED = 64
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.records = []
+        # After each segment: values and violations.
+        self.points = {0: ({}, 0)}
+        self.passed = collections.deque([{}], self.REMEMBERED)
+        self.header = None
+
+    def names(self):
+        """The files that are segments by their names, and the others."""
+        names = sorted(os.listdir(self.directory)) if os.path.isdir(self.directory) else []
+        segments = [name for name in names if name.endswith(self.SUFFIX)]
+        return segments, [name for name in names if name not in segments]
+
+    def read_on(self):
+        """Reads the segments that have come since. What is wrong with them, or has no place there, fails the test."""
+        segments, others = self.names()
+        for name in segments:
+            check(re.fullmatch(r"\d{20}\.segment", name), f"a segment is called {name}")
+            if int(name.removesuffix(self.SUFFIX)) >= len(self.records):
+                self._segment(name)
+        strange = [name for name in others if name != "number" and not name.endswith(".tmp")]
+        check(not strange, f"in {self.directory} there are {strange}")
+        return self
+
+    def _segment(self, name):
+        what = os.path.join(self.directory, name)
+        first, header, raw = lib.read(what).split(b"\n", 2)
+        digest = hashlib.sha256(header + b"\n").hexdigest()
+        equal(first.decode(), f"ima-trim segment 1 {digest}", f"{what}: first line")
+        said = json.loads(header)
+        values, violations = self.points[len(self.records)]
+        records = lib.parse(raw)
+        equal(said["boot"], os.path.basename(self.directory), f"{what}: boot")
+        equal(said["first"], len(self.records), f"{what}: first record")
+        equal(name, f"{said['first']:020}{self.SUFFIX}", f"{what}: name")
+        equal(said["previous"], self.header, f"{what}: the segment before it")
+        equal((said["records"], said["bytes"], said["sha256"]),
+              (len(records), len(raw), hashlib.sha256(raw).hexdigest()), f"{what}: records, bytes and their SHA-256")
+        equal(said["violations"], sum(record.violation for record in records), f"{what}: violations")
+        self._same(said["before"], len(self.records), values, violations, f"{what}: before")
+        for record in records:
+            values = lib.replay(values, [record])
+            self.passed.append(values)
+        violations += said["violations"]
+        self.records += records
+        self.points[len(self.records)] = (values, violations)
+        self._same(said["after"], len(self.records), values, violations, f"{what}: after")
+        self.header = digest
+
+    @staticmethod
+    def _same(text, records, values, violations, what):
+        point = lib.Starting(text.encode())
+        equal((point.records, point.violations), (records, violations), f"{what}: records and violations")
+        same_values(point, values, what)
+
+    def value_at(self, records):
+        """Values and violations after so many records."""
+        begin = max(point for point in self.points if point <= records)
+        values, violations = self.points[begin]
+        some = self.records[begin:records]
+        return lib.replay(values, some), violations + sum(record.violation for record in some)
+
+    def holds(self, point, what):
+        """Checks what a point says of the archived records: see lib.Starting."""
+        check(point.records <= len(self.records), f"{what}: record {point.records} is not archived, which ends with "
+              f"{len(self.records)} records in {self.directory}")
+        values, violations = self.value_at(point.records)
+        equal(point.violations, violations, f"{what}: violations")
+        same_values(point, values, what)
+
+    def whole_list(self, what):
+        """Checks, with nobody trimming, that archive and kernel have every record once: see Follower, too. Gives how many
+        are archived, and how many trimmed."""
+        self.read_on()
+        # The TPM first: what it has is in the list by then.
+        quoted = {(bank, pcr): lib.tpm_value(bank, pcr) for bank, pcr in self.passed[-1] or [("sha256", lib.MEASURE_PCR)]}
+        starting, kept = lib.look()
+        end = len(self.records)
+        self.holds(starting, f"{what}: starting_pcrs")
+        both = self.records[starting.records:]
+        equal([record.raw for record in kept[:len(both)]], [record.raw for record in both],
+              f"{what}: records that are archived and not trimmed")
+        passed = list(self.passed)
+        for record in kept[len(both):]:
+            passed.append(lib.replay(passed[-1], [record]))
+        for (bank, pcr), value in quoted.items():
+            reset = lib.reset_value(bank, pcr)
+            check(value in [values.get((bank, pcr), reset) for values in passed],
+                  f"{what}: {bank}:{pcr} has a value in the TPM to which archive and list do not replay, with {end} records "
+                  f"archived, {starting.records} trimmed and {len(kept)} in the list")
+        return end, starting.records
+
+
+def same_values(point, values, what):
+    """Checks the values of a point, all of which must be those of a replay, or of a reset."""
+    for (bank, pcr), value in point.values.items():
+        expected = values.get((bank, pcr)) or lib.reset_value(bank, pcr)
+        equal(value.hex(), expected.hex(), f"{what}: {bank}:{pcr}")
+    missing = set(values) - set(point.values)
+    check(not missing, f"{what}: no value of {sorted(missing)}")
 
 
 class Model:
