@@ -102,7 +102,7 @@ fuzz:
 
 # Only what was measured in full is written to the tree.
 bench:
-	@$(ENTER) $(VM)/bench $(if $(RECORDS),--records $(RECORDS) --repeats 3,--write Documentation/benchmarks)
+	@$(ENTER) $(VM)/bench $(if $(PART),--part $(PART)) $(if $(RECORDS),--records $(RECORDS) --repeats 3,--write Documentation/benchmarks)
 
 shell:
 	@$(ENTER) $(VM)/vm.py --name shell $(if $(KERNEL),--debug $(KERNEL) --memory 2048)
@@ -144,7 +144,8 @@ help:
 	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
 	@echo '  make fuzz          fuzz the parsers and the replay for 60 s each, or SECONDS=<n>; T=<target> alone'
-	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look'
+	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look,'
+	@echo '                     PART=module or program for one of the two'
 	@echo '  make shell         an interactive guest with the module loaded'
 	@echo '  make lint          rustfmt, clippy, shellcheck and what the sources must not have'
 	@echo '  make update        look for a newer kernel now, not after a day, and compare it with those that were read'

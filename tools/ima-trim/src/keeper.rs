@@ -52,8 +52,8 @@ use crate::steps;
 use crate::verifier::Event;
 use crate::verifier::Kind;
 
-/// So many bytes of records are archived before more are read where a list is read for the first time.
-const AT_ONCE: usize = 16 * SEGMENT_BYTES;
+/// So many bytes of records that are new are archived before more are read.
+const AT_ONCE: usize = 4 * SEGMENT_BYTES;
 
 /// How often the TPM is asked before it is said not to confirm the list: a record is in the list
 /// before it is in the TPM.
@@ -324,18 +324,18 @@ impl Keeper {
         }
     }
 
-    /// Reads the kernel's list for the first time. If it is long its beginning is archived before the
-    /// rest is read, so that memory does not depend on how long it is: also of a list that is not
+    /// Reads everything in the kernel's list. If much is new its beginning is archived before the rest
+    /// is read, so that memory does not depend on how long the list is: also of one that is not
     /// confirmed afterwards, which is neither served nor trimmed.
     ///
     /// # Errors
     ///
     /// If records are missing, the list cannot be read, or the archive not be written.
-    pub fn read_all(&mut self) -> Result<(), KeeperError> {
+    pub fn read_all(&mut self) -> Result<u64, KeeperError> {
         while self.whole.refresh_some(AT_ONCE)? {
             self.archive_to(self.whole.known())?;
         }
-        Ok(())
+        Ok(self.whole.known())
     }
 
     /// Makes sure that every record in the kernel's list is known, and finds out where that begins
@@ -345,9 +345,9 @@ impl Keeper {
     ///
     /// If records are missing, or the list cannot be read.
     pub fn refresh(&mut self) -> Result<u64, KeeperError> {
-        match self.whole.refresh() {
-            Err(ListError::Parted { .. }) => {}
-            other => return Ok(other?),
+        match self.read_all() {
+            Err(KeeperError::List(ListError::Parted { .. })) => {}
+            other => return other,
         }
         // What is in memory may be in the kernel no more.
         self.archive_to(self.whole.known())?;

@@ -45,11 +45,11 @@ use crate::template::TemplateError;
 /// Records that are kept and rendered together have about as many bytes.
 const BLOCK: usize = 32 << 10;
 
-/// Bytes that are read from the kernel before they are looked at. More than a record can have.
-const PIECE: usize = 1 << 20;
+/// Bytes that are read from the kernel before they are looked at. Few records have as many.
+const PIECE: usize = 256 << 10;
 
 /// Bytes of rendered segments that are kept for who reads on.
-const CACHE: usize = 6 << 20;
+const CACHE: usize = 4 << 20;
 
 /// For how long a list that somebody has open for writing is waited for.
 const WRITER_LIMIT: Duration = Duration::from_secs(5);
@@ -134,7 +134,8 @@ pub trait Source: Send + Sync {
 /// A list that is open.
 pub trait List {
     /// Appends what follows an offset, until it has appended about `limit` bytes. Gives whether more
-    /// may follow. What is appended has at least one whole record, unless there is none.
+    /// may follow. What is appended may end within a record, but not after fewer bytes than that unless
+    /// it is the end.
     ///
     /// # Errors
     ///
@@ -292,6 +293,8 @@ pub struct Whole<S> {
     broken: Mutex<Option<usize>>,
     /// How often the kernel's list was opened.
     reads: AtomicU64,
+    /// How many bytes are read from the kernel at a time.
+    piece: usize,
 }
 
 /// A lock's guard, whatever became of the thread that had it before: nothing is left half-changed
@@ -330,10 +333,19 @@ impl<S: Source> Whole<S> {
             broken: Mutex::new(None),
             reads: AtomicU64::new(0),
             rendered: Mutex::new(VecDeque::new()),
+            piece: PIECE,
         };
         let offset = whole.offset(SOURCE, base)?;
         *lock(&whole.base) = Base::new(base, offset);
         Ok(whole)
+    }
+
+    /// The same, reading so many bytes from the kernel at a time: for tests, whose lists are short.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn by_pieces(mut self, piece: usize) -> Self {
+        self.piece = piece;
+        self
     }
 
     /// The views that can be read.
@@ -484,6 +496,14 @@ impl<S: Source> Whole<S> {
     /// If records are missing, or the list cannot be read.
     pub fn refresh(&self) -> Result<u64, ListError> {
         let mut base = lock(&self.base);
+        if let Some(end) = self.nothing_new(&base)? {
+            return Ok(end);
+        }
+        self.read_new(&mut base, usize::MAX).map(|(end, _)| end)
+    }
+
+    /// How many records there are since boot, if the kernel's count tells that all are known.
+    fn nothing_new(&self, base: &Base) -> Result<Option<u64>, ListError> {
         let count = self.source.count()?;
         // Asked after the count: whoever removes records says so before, and takes it back under
         // the lock that is held here. So if it is not said now, none was removed before the count,
@@ -492,10 +512,7 @@ impl<S: Source> Whole<S> {
         let end = self.tail().end;
 
         let all = base.records.checked_add(count) == Some(end);
-        if certain && all && base.lost.is_none() {
-            return Ok(end);
-        }
-        self.read_new(&mut base, usize::MAX).map(|(end, _)| end)
+        Ok((certain && all && base.lost.is_none()).then_some(end))
     }
 
     /// Reads what is new in the kernel's list, but not much more than so many bytes of it. Gives
@@ -506,6 +523,9 @@ impl<S: Source> Whole<S> {
     /// As [`Whole::refresh`].
     pub fn refresh_some(&self, limit: usize) -> Result<bool, ListError> {
         let mut base = lock(&self.base);
+        if self.nothing_new(&base)?.is_some() {
+            return Ok(false);
+        }
         self.read_new(&mut base, limit).map(|(_, more)| more)
     }
 
@@ -529,7 +549,8 @@ impl<S: Source> Whole<S> {
         // Whether neither a record that is known nor the module says that what is new follows.
         let unsaid = base.begun && removed.is_none() && last.is_empty();
         let mut bytes = Vec::new();
-        let mut read: usize = 0;
+        let begin = self.known_size(SOURCE);
+        let mut most = self.piece.saturating_add(last.len());
         loop {
             let before = self.known();
             let from = self
@@ -538,7 +559,7 @@ impl<S: Source> Whole<S> {
                 .and_then(|position| position.checked_sub(base.bytes))
                 .ok_or(ListError::Parted { number: before })?;
             bytes.clear();
-            let more = list.read_from(from, PIECE, &mut bytes)?;
+            let more = list.read_from(from, most, &mut bytes)?;
             let new = bytes
                 .strip_prefix(last.as_slice())
                 .ok_or(ListError::Parted {
@@ -547,16 +568,20 @@ impl<S: Source> Whole<S> {
             if unsaid && !new.is_empty() {
                 return Err(ListError::Parted { number: before });
             }
-            read = read.saturating_add(new.len());
             let end = self.append(new)?;
-            let none = end == before && last.is_empty();
             last.clear();
-            if none || !more {
-                base.begun = true;
+            base.begun = true;
+            if !more {
                 return Ok((end, false));
             }
-            if read >= limit {
-                base.begun = true;
+            // A record that is longer than that, or none behind the last known one.
+            most = if end == before {
+                most.saturating_mul(2)
+            } else {
+                self.piece
+            };
+            let read = self.known_size(SOURCE).saturating_sub(begin);
+            if read >= limit as u64 {
                 return Ok((end, true));
             }
         }
