@@ -11,7 +11,7 @@ from ima_trim_lib import Child, check, equal, test
 
 # Quotes, each followed by a read: so many, or for so long, in seconds. One takes a quarter of a second in an emulated guest,
 # in which everything else runs, too.
-QUOTES = lib.tries(200)
+QUOTES = lib.tries(50)
 SECONDS = int(os.environ.get("TEST_SECONDS", "0"))
 APPENDERS = 2
 # How long the other readers wait between two reads, in seconds. There are 16 and more of them, and a processor or two.
