@@ -141,7 +141,7 @@ help:
 	@echo '  make test          run all tests, or T=host, T=install, T=protocols, T=calls, T=compile, T=keylime'
 	@echo '                     or T=<scenario> alone; T=package, the packages on a machine of their own, only so'
 	@echo '  make test-debug    the tests in guests on two debug kernels built here, or KERNEL=kasan or variant, T=<scenario>'
-	@echo '  make test-all      what .ci/run does, SUITE=forky and the other debug kernel: an hour or two'
+	@echo '  make test-all      what .ci/run does, the packages, the other flavours, SUITE=forky and the other debug kernel'
 	@echo '  make storm         everything at once for 3 minutes, or MINUTES=<n>; KERNEL=kasan on that kernel, SEED=<seed>'
 	@echo '  make fuzz          fuzz the parsers and the replay for 60 s each, or SECONDS=<n>; T=<target> alone'
 	@echo '  make bench         measure it against the kernel, into Documentation/benchmarks; RECORDS=1000 for a quick look,'
